@@ -1,0 +1,45 @@
+// What quiche.h lacks: functions that the wrapper crate in third_party/quiche adds to the shared library.
+// A plain quiche does not have them; with `build_quiche.sh --system` QUICHE_H3_NO_EXTRA is defined at
+// compile time and each of them says "not supported" instead.
+
+#ifndef QUICHE_H3_EXTRA_H
+#define QUICHE_H3_EXTRA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quiche.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Returned by every function of this header where QUICHE_H3_NO_EXTRA is defined. Outside the ranges of
+// both of quiche's error enums.
+#define QUICHE_H3_EXTRA_UNSUPPORTED (-10000)
+
+#ifndef QUICHE_H3_NO_EXTRA
+
+// Sets HTTP/3 settings that quiche does not know (RFC 9114 section 7.2.4.1), to be sent beside its own.
+// `pairs` holds n identifier and value pairs: id0, value0, id1, value1, ... A later call replaces an earlier
+// one. Returns 0, or QUICHE_H3_ERR_SETTINGS_ERROR when an identifier occurs twice or is one that quiche sets
+// itself or that HTTP/3 reserves; then nothing is changed.
+int quiche_h3_config_set_additional_settings(quiche_h3_config *config,
+                                             const uint64_t *pairs, size_t n);
+
+#else
+
+static inline int quiche_h3_config_set_additional_settings(
+    quiche_h3_config *config, const uint64_t *pairs, size_t n) {
+    (void)config;
+    (void)pairs;
+    return n == 0 ? 0 : QUICHE_H3_EXTRA_UNSUPPORTED;
+}
+
+#endif
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // QUICHE_H3_EXTRA_H

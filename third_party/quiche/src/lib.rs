@@ -1,0 +1,34 @@
+//! The C functions that quiche's own C API lacks.
+//!
+//! This crate is linked as one shared library. quiche's `quiche_*` symbols come out of it unchanged, the
+//! functions below come beside them. Each is declared in `include/quiche_h3_extra.h`, which documents it.
+
+use std::slice;
+
+use quiche::h3;
+
+const OK: i32 = 0;
+/// `QUICHE_H3_ERR_SETTINGS_ERROR` of quiche.h.
+const SETTINGS_ERROR: i32 = -14;
+
+/// # Safety
+/// `config` came from `quiche_h3_config_new()` and is not in use elsewhere during the call; `pairs` points to
+/// `2 * n` readable values, or `n` is 0.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_config_set_additional_settings(
+    config: *mut h3::Config,
+    pairs: *const u64,
+    n: usize,
+) -> i32 {
+    // A slice may not start at NULL, not even an empty one.
+    let values = match n {
+        0 => &[],
+        _ => slice::from_raw_parts(pairs, 2 * n),
+    };
+    let settings = values.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+
+    match (*config).set_additional_settings(settings) {
+        Ok(()) => OK,
+        Err(_) => SETTINGS_ERROR,
+    }
+}
