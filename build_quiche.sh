@@ -16,8 +16,8 @@ copies libquiche and its headers to quiche_h3/_libs. Prints that directory.
 
   --debug        build with debug symbols, assertions and overflow checks
   --system       use an installed quiche: from QUICHE_PREFIX (lib/, include/) or
-                 pkg-config. It lacks our patches and the functions of
-                 quiche_h3_extra.h
+                 pkg-config. It lacks our patches, and the functions of
+                 quiche_h3_extra.h answer "not supported"
   --test         run the Rust tests of third_party/quiche on the patched sources
   --print-dir    print the cache directory of the result, build nothing
   --check-tools  look for the tools only, and install them where that is allowed
@@ -250,9 +250,9 @@ with_sources() {
 
 build_once() { [ -d "$built" ] || build; } # another process may have built it while we waited
 
-# Links files of one directory into quiche_h3/_libs as copies, touching nothing that is right already.
+# Copies the files of one directory into quiche_h3/_libs, touching nothing that is right already.
 install_libs() {
-    local from=$1 name
+    local from=$1 name header
     name=$(lib_name)
     mkdir -p "$libs/include"
     if ! cmp -s "$from/$name" "$libs/$name"; then
@@ -263,7 +263,6 @@ install_libs() {
     for header in "$from"/include/*.h; do
         cmp -s "$header" "$libs/include/${header##*/}" || cp "$header" "$libs/include/"
     done
-    if [ -n "${2:-}" ]; then touch "$libs/SYSTEM"; else rm -f "$libs/SYSTEM"; fi
     echo "$libs"
 }
 
@@ -287,9 +286,9 @@ use_system() {
         cp -L "$libdir/libquiche.$(lib_suffix)" "$from/$name" 2>/dev/null ||
         die "--system: no libquiche in $libdir"
     cp "$include/quiche.h" "$from/include/" 2>/dev/null || die "--system: no quiche.h in $include"
-    cp "$crate"/include/*.h "$from/include/"
+    { echo '#define QUICHE_H3_NO_EXTRA 1' && cat "$crate/include/quiche_h3_extra.h"; } >"$from/include/quiche_h3_extra.h"
     say "using the installed quiche of $libdir: without our patches"
-    install_libs "$from" system
+    install_libs "$from"
 }
 
 main() {

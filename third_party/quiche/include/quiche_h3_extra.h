@@ -1,6 +1,6 @@
 // What quiche.h lacks: functions that the wrapper crate in third_party/quiche adds to the shared library.
-// A plain quiche does not have them; with `build_quiche.sh --system` QUICHE_H3_NO_EXTRA is defined at
-// compile time and each of them says "not supported" instead.
+// A plain quiche does not have them: `build_quiche.sh --system` puts a definition of QUICHE_H3_NO_EXTRA at the
+// head of this file, and each of them says "not supported" instead.
 
 #ifndef QUICHE_H3_EXTRA_H
 #define QUICHE_H3_EXTRA_H
