@@ -2,8 +2,8 @@
 
 Everything this package raises on purpose is a `QuicheH3Error`. Errors are sorted into six families by where
 they may come up: `HandlerError`, `StreamingError`, `DatagramError`, `WebTransportError`,
-`WebTransportStreamError` and `GeneratorError`. An error that belongs to several families inherits all of them,
-so `except StreamingError` around a write catches whatever a write may raise.
+`WebTransportStreamError` and `GeneratorError`. An error that belongs to several families inherits all of
+them, so `except StreamingError` around a write catches whatever a write may raise.
 
 Return codes of quiche's C API become exceptions in `check_quic()` and `check_h3()` and nowhere else.
 """
@@ -169,8 +169,8 @@ class GeneratorError(QuicheH3Error):
 class ConfigError(QuicheH3Error, ValueError):
     """A configuration value cannot be used.
 
-    `field` is the name of the configuration field, `problem` what is wrong with its value, `remedy` what would
-    be right.
+    `field` is the name of the configuration field, `problem` what is wrong with its value, `remedy` what
+    would be right.
     """
 
     def __init__(self, field: str, problem: str, remedy: str) -> None:
@@ -243,8 +243,8 @@ class OutOfMemory(
 
 
 # The other side, or the stream or connection under us, is gone. The specification has StreamClosed and
-# StreamReset in the WebTransport stream family and ConnectionClosed in the datagram family; a request stream and
-# its body end in the same three ways, so they belong to StreamingError as well.
+# StreamReset in the WebTransport stream family and ConnectionClosed in the datagram family; a request stream
+# and its body end in the same three ways, so they belong to StreamingError as well.
 
 
 class StreamClosed(StreamingError, WebTransportStreamError):
@@ -269,9 +269,9 @@ class StreamReset(StreamingError, WebTransportStreamError):
 class ConnectionClosed(StreamingError, DatagramError):
     """The connection is closed.
 
-    `app` is True for an application close (HTTP/3 codes), False for a transport close (RFC 9000 19.19); `code` is
-    the error code in that space; `reason` the phrase as sent, not promised to be UTF-8; `remote` True if the peer
-    closed.
+    `app` is True for an application close (HTTP/3 codes), False for a transport close (RFC 9000 19.19);
+    `code` is the error code in that space; `reason` the phrase as sent, not promised to be UTF-8; `remote`
+    True if the peer closed.
     """
 
     def __init__(self, app: bool, code: int, reason: bytes = b"", remote: bool = True) -> None:
@@ -416,7 +416,7 @@ _STATUS: Final[dict[type[BaseException], int]] = {
 
 
 def error_to_status(exc: BaseException) -> int:
-    """The HTTP status for a request whose handler raised `exc`: that of its class or nearest base, else 500."""
+    """The HTTP status for a request whose handler raised `exc`: that of its class or a base, else 500."""
     for cls in type(exc).__mro__:
         if (status := _STATUS.get(cls)) is not None:
             return status

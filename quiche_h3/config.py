@@ -1,0 +1,506 @@
+"""Configuration of servers and clients: the fields, their checks, and where their values come from.
+
+Each field is declared once, with its default, unit, range and meaning. `validate()`, the environment, TOML
+files, the command line and the table in docs/configuration.md are all made from that declaration.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from ._options import (
+    KIB,
+    MIB,
+    Option,
+    blob,
+    choice,
+    convert,
+    declare,
+    flag,
+    integer,
+    path,
+    read_toml,
+    text,
+)
+from .errors import ConfigError
+
+_DAY_MS: Final = 86_400_000
+# quiche aborts the process when a variable-length integer reaches 2^62, and it adds the window to the bytes
+# consumed so far; 2^60 leaves room for every connection there will ever be.
+_WINDOW: Final = 1 << 60
+_UDP_MIN: Final = 1200  # RFC 9000 14.1
+_UDP_MAX: Final = 65_527  # RFC 9000 18.2
+_GRO_MAX: Final = 65_535  # what the kernel may put into one buffer
+
+# Names of the environment that start as ours do but speak to the build.
+_BUILD_ENV: Final = frozenset({"QUICHE_H3_CACHE", "QUICHE_H3_DEBUG_BUILD"})
+_ENV_PREFIX: Final = "QUICHE_H3_"
+
+
+class EventBackend(str, Enum):
+    """How the event loop waits: a backend of libev, `auto` for libev's own choice, or an asyncio loop."""
+
+    AUTO = "auto"
+    EPOLL = "epoll"
+    KQUEUE = "kqueue"
+    POLL = "poll"
+    SELECT = "select"
+    LINUXAIO = "linuxaio"
+    IO_URING = "io_uring"
+    ASYNCIO = "asyncio"
+
+
+class LogLevel(str, Enum):
+    """The least severe level that is logged."""
+
+    ERROR = "error"
+    WARN = "warn"
+    INFO = "info"
+    DEBUG = "debug"
+    TRACE = "trace"
+
+
+_T = TypeVar("_T", bound="TransportConfig")
+
+
+@dataclass(slots=True, kw_only=True)
+class TransportConfig:
+    """The fields that servers and clients share: QUIC transport, sockets, HTTP/3 limits, diagnostics."""
+
+    # QUIC transport (RFC 9000 18.2)
+    alpn_protocols: list[str] = field(
+        default_factory=lambda: ["h3"],
+        metadata=declare(Option("list", "Application protocols, best first (RFC 7301).")),
+    )
+    idle_timeout_ms: int = integer(
+        30_000, "ms", 1, 7 * _DAY_MS, "A connection without packets from the peer for this long is dropped."
+    )
+    initial_max_data: int = integer(
+        2 * MIB, "bytes", 4 * KIB, _WINDOW, "First receive window of a connection."
+    )
+    initial_max_stream_data_bidi_local: int = integer(
+        1 * MIB, "bytes", 0, _WINDOW, "First receive window of a bidirectional stream that we open."
+    )
+    initial_max_stream_data_bidi_remote: int = integer(
+        1 * MIB, "bytes", 0, _WINDOW, "First receive window of a bidirectional stream that the peer opens."
+    )
+    initial_max_stream_data_uni: int = integer(
+        1 * MIB, "bytes", KIB, _WINDOW, "First receive window of a unidirectional stream (RFC 9114 6.2)."
+    )
+    initial_max_streams_bidi: int = integer(
+        100, "streams", 0, MIB, "Bidirectional streams that the peer may have open at once (RFC 9114 6.1)."
+    )
+    initial_max_streams_uni: int = integer(
+        16, "streams", 3, MIB, "Unidirectional streams that the peer may have open at once (RFC 9114 6.2)."
+    )
+    max_connection_window: int = integer(
+        16 * MIB, "bytes", 4 * KIB, _WINDOW, "The most that a connection's receive window grows to."
+    )
+    max_stream_window: int = integer(
+        8 * MIB, "bytes", KIB, _WINDOW, "The most that a stream's receive window grows to."
+    )
+    max_recv_udp_payload_size: int = integer(
+        _UDP_MAX, "bytes", _UDP_MIN, _UDP_MAX, "The largest UDP payload we take, told to the peer."
+    )
+    max_send_udp_payload_size: int = integer(
+        1350, "bytes", _UDP_MIN, _UDP_MAX, "The largest UDP payload we send."
+    )
+    connection_id_length: int = integer(16, "bytes", 16, 20, "Length of the connection IDs that we issue.")
+    active_connection_id_limit: int = integer(
+        8, "IDs", 2, 64, "Connection IDs of the peer that we store; each path in use takes one."
+    )
+    disable_active_migration: bool = flag(False, "Ask the peer not to migrate (RFC 9000 9).")
+    cc_algorithm: str = text("cubic", "Congestion control.", ("reno", "cubic", "bbr2_gcongestion"))
+    initial_congestion_window_packets: int = integer(
+        10, "packets", 2, 1000, "Congestion window of a new connection (RFC 9002 7.2)."
+    )
+    enable_pacing: bool = flag(True, "Space packets out in time where the congestion control says how.")
+    max_burst_packets: int = integer(
+        64, "packets", 1, 1024, "Packets sent in one go where nothing paces them (RFC 9002 7.7)."
+    )
+    enable_dgram: bool = flag(True, "Negotiate datagrams (RFC 9221) and HTTP/3 datagrams (RFC 9297).")
+    dgram_recv_queue_len: int = integer(
+        1024, "datagrams", 1, 65_536, "Received datagrams a connection holds; drained every turn of the loop."
+    )
+    dgram_send_queue_len: int = integer(
+        128, "datagrams", 1, 65_536, "Datagrams a connection holds for sending; then WouldBlock is raised."
+    )
+    grease: bool = flag(True, "Send reserved values, which peers must ignore (RFC 9000 18.1).")
+
+    # HTTP/3
+    max_field_section_size: int = integer(
+        64 * KIB, "bytes", KIB, 16 * MIB, "A larger field section closes the connection: H3_EXCESSIVE_LOAD."
+    )
+    max_header_count: int = integer(100, "fields", 1, 10_000, "Fields in one field section.")
+    max_header_name_length: int = integer(256, "bytes", 16, MIB, "Length of one field name.")
+    max_header_value_length: int = integer(8192, "bytes", 16, MIB, "Length of one field value.")
+
+    # Trust in the peer
+    cafile: str | None = path("PEM file of the authorities that may have signed the peer's certificate.")
+    ca_path: str | None = path(
+        "Directory of such authorities' certificates, named by subject hash as OpenSSL does."
+    )
+
+    # Event loop and sockets
+    event_backend: EventBackend = field(
+        default=EventBackend.AUTO, metadata=choice(EventBackend, "How the event loop waits.")
+    )
+    gso: bool = flag(True, "Send runs of packets in one message where the kernel can (UDP GSO).")
+    gro: bool = flag(True, "Receive runs of packets in one message where the kernel can (UDP GRO).")
+    send_txtime: bool = flag(False, "Let the kernel hold paced packets back (SO_TXTIME; needs the fq qdisc).")
+    so_rcvbuf: int = integer(4 * MIB, "bytes", 0, 1 << 30, "Kernel's receive buffer; 0 keeps its default.")
+    so_sndbuf: int = integer(4 * MIB, "bytes", 0, 1 << 30, "Kernel's send buffer; 0 keeps its default.")
+    recv_batch: int = integer(16, "messages", 1, 64, "Messages received by one system call.")
+    recv_buffer_size: int = integer(
+        64 * KIB, "bytes", _UDP_MIN, 64 * KIB, "Room for one received message; with `gro` a run of packets."
+    )
+    send_buffer_size: int = integer(
+        64 * KIB, "bytes", _UDP_MIN, 64 * KIB, "Room for one message to send; with `gso` a run of packets."
+    )
+
+    # Logging and diagnostics
+    qlog_dir: str | None = path("Directory for a qlog file per connection, made when missing. Slow.")
+    keylog_path: str | None = path("File that TLS secrets are appended to. Whoever has it can read all.")
+    log_level: LogLevel = field(
+        default=LogLevel.WARN, metadata=choice(LogLevel, "The least severe level that is logged.")
+    )
+    enable_debug_logging: bool = flag(False, "Pass quiche's own debug log on to the logger quiche_h3.quic.")
+    debug_log_throttle: int = integer(
+        10, "lines", 1, 1_000_000, "One in so many of quiche's log lines is logged."
+    )
+
+    def __post_init__(self) -> None:
+        for name, option in self.options().items():
+            value = getattr(self, name)
+            if option.kind == "path" and isinstance(value, os.PathLike):
+                setattr(self, name, os.fspath(value))
+            elif option.enum is not None and value in option.choices:
+                setattr(self, name, option.enum(value))
+
+    @classmethod
+    def options(cls) -> dict[str, Option]:
+        """The declaration of each field, by name, in order."""
+        return {f.name: f.metadata["option"] for f in fields(cls)}
+
+    def as_dict(self, *, secrets: bool = False) -> dict[str, Any]:
+        """All values by field name, as plain types. Keys and other secrets are left out unless asked for."""
+        values = {
+            name: getattr(self, name)
+            for name, option in self.options().items()
+            if secrets or not option.secret
+        }
+        return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+
+    def validate(self) -> None:
+        """Checks every value, and values against each other. Raises `ConfigError` for the first wrong one."""
+        self.__post_init__()  # values may have been set since
+        for name, option in self.options().items():
+            problem = option.problem(getattr(self, name))
+            if problem is not None:
+                raise ConfigError(name, problem, f"use {option.range_text()}")
+        self._check_alpn()
+        self._check_sizes()
+        self._check_files()
+
+    @classmethod
+    def load(
+        cls: type[_T],
+        file: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        overrides: Mapping[str, object] | None = None,
+    ) -> _T:
+        """A checked configuration: defaults < TOML file < environment < `overrides` (the command line).
+
+        The file has the fields at its top level. `env` is `os.environ` if None; `environment()` has the
+        names. Texts are converted to the type of their field wherever they come from. Raises `ConfigError`
+        for a value that cannot be used and for a name that is no field, in all three places.
+        """
+        values: dict[str, Any] = {}
+        if file is not None:
+            values.update(convert(cls.options(), read_toml(file), os.fspath(file)))
+        values.update(cls.environment(os.environ if env is None else env))
+        values.update(convert(cls.options(), overrides or {}, "the command line"))
+        config = cls(**values)
+        config.validate()
+        return config
+
+    @classmethod
+    def environment(cls, env: Mapping[str, str]) -> dict[str, Any]:
+        """The values that environment variables give to fields.
+
+        `QUICHE_H3_<FIELD>` gives any field. H3_MAX_BODY_MB (MiB a non-streaming body may have), H3_LOG_LEVEL,
+        H3_DEBUG (1: quiche's debug log, at level debug) and H3_WEBTRANSPORT are short forms, and weaker.
+        """
+        values: dict[str, Any] = {}
+        for name, (apply, remedy) in _SHORT_FORMS.items():
+            if name in env:
+                try:
+                    given = apply(env[name])
+                except ValueError:
+                    raise ConfigError(name, f"{env[name]!r} cannot be used", remedy) from None
+                values.update({key: value for key, value in given.items() if key in cls.options()})
+        exact: dict[str, Any] = {}
+        for name, value in env.items():
+            if name.startswith(_ENV_PREFIX) and name not in _BUILD_ENV:
+                key = name[len(_ENV_PREFIX) :].lower()
+                if key in cls.options() or key not in _every_field():
+                    exact[key] = value
+        return {**values, **convert(cls.options(), exact, "the environment")}
+
+    def _check_alpn(self) -> None:
+        for protocol in self.alpn_protocols:
+            if not (protocol.isascii() and protocol.isprintable() and 1 <= len(protocol) <= 255):
+                raise ConfigError(
+                    "alpn_protocols", f"{protocol!r} is no protocol name", "use 1 to 255 ASCII characters"
+                )
+        if len(set(self.alpn_protocols)) != len(self.alpn_protocols):
+            raise ConfigError("alpn_protocols", "a protocol is listed twice", "list each once")
+
+    def _check_sizes(self) -> None:
+        largest_stream = max(
+            self.initial_max_stream_data_bidi_local,
+            self.initial_max_stream_data_bidi_remote,
+            self.initial_max_stream_data_uni,
+        )
+        needed_slot = max(self.max_recv_udp_payload_size, _GRO_MAX if self.gro else 0)
+        for name, least, why in (
+            ("max_connection_window", self.initial_max_data, "initial_max_data"),
+            ("max_stream_window", largest_stream, "the largest initial_max_stream_data_*"),
+            ("recv_buffer_size", needed_slot, "one message of max_recv_udp_payload_size, or of gro"),
+            ("send_buffer_size", self.max_send_udp_payload_size, "max_send_udp_payload_size"),
+        ):
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(
+                    name, f"{value} is too small for {why}", f"use at least {least}, or lower the latter"
+                )
+
+    def _check_files(self) -> None:
+        for name, is_kind, kind in (("cafile", Path.is_file, "file"), ("ca_path", Path.is_dir, "directory")):
+            value = getattr(self, name)
+            if value is not None and not (is_kind(Path(value)) and os.access(value, os.R_OK)):
+                raise ConfigError(
+                    name, f"{value!r} is not a readable {kind}", f"give a {kind} of certificates in PEM"
+                )
+        for name, is_kind, kind in (
+            ("qlog_dir", Path.is_dir, "directory"),
+            ("keylog_path", Path.is_file, "file"),
+        ):
+            if (value := getattr(self, name)) is None:
+                continue
+            place = Path(value)
+            there = is_kind(place) if place.exists() else place.absolute().parent.is_dir()
+            if not there or not os.access(place if place.exists() else place.absolute().parent, os.W_OK):
+                raise ConfigError(name, f"{value!r} is not a {kind} one may write to", f"give another {kind}")
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerConfig(TransportConfig):
+    """Everything a server can be told. See docs/configuration.md for units, defaults and ranges."""
+
+    # Network
+    bind_addr: str | list[str] = field(
+        default=str(ipaddress.IPv4Address(0)),
+        metadata=declare(Option("list", "Literal IPv4 or IPv6 address to bind, or a list of them.")),
+    )
+    bind_port: int = integer(4433, "", 0, 65_535, "UDP port, the same on every address; 0 takes a free one.")
+    dual_stack: bool = flag(True, "An IPv6 wildcard socket serves IPv4 as well.")
+
+    # TLS: one of the two pairs, or dev_cert
+    cert_path: str | None = path("PEM file of the certificate chain, the server's own first.")
+    key_path: str | None = path("PEM file of its private key, not encrypted.")
+    cert_pem: bytes | None = blob("The certificate chain itself, in PEM.")
+    key_pem: bytes | None = blob("The private key itself, in PEM, not encrypted.", secret=True)
+    dev_cert: bool = flag(False, "Make a self-signed certificate at start: P-256, 14 days, for development.")
+    verify_peer: bool = flag(False, "Demand a certificate of the client, from cafile or ca_path.")
+    server_name_required: bool = flag(False, "Refuse clients that send no server name (SNI).")
+    enable_early_data: bool = flag(False, "Accept 0-RTT, which can be replayed (RFC 8470).")
+
+    # Admission
+    max_connections: int = integer(
+        10_000, "connections", 1, 10_000_000, "Connections at once; more are refused."
+    )
+    handshake_timeout_ms: int = integer(5_000, "ms", 100, 600_000, "A slower handshake is dropped.")
+    drain_timeout_ms: int = integer(
+        30_000, "ms", 0, _DAY_MS, "How long requests in flight may take to finish when stopping."
+    )
+    enable_retry: bool = flag(False, "Have every client prove its address first (RFC 9000 8.1.2).")
+    half_open_retry_threshold: int = integer(
+        1000, "connections", 0, 10_000_000, "With so many unfinished handshakes, Retry is on by itself."
+    )
+    retry_token_lifetime_ms: int = integer(15_000, "ms", 1000, 600_000, "How long a Retry token is good for.")
+    max_amplification_factor: int = integer(
+        3, "", 1, 3, "Bytes sent per byte received before the address is proven (RFC 9000 8)."
+    )
+    stateless_reset: bool = flag(True, "Tell peers that a connection is no longer known (RFC 9000 10.3).")
+    secret_key: bytes | None = blob(
+        "Seed of Retry and stateless reset tokens, shared by the servers of one address; random if none.",
+        32,
+        True,
+    )
+
+    # HTTP
+    max_request_headers_size: int = integer(
+        32 * KIB, "bytes", KIB, 16 * MIB, "Size of a request's header section (RFC 9114 4.2.2), else 431."
+    )
+    max_request_body_size: int = integer(
+        100 * MIB, "bytes", 0, _WINDOW, "Size of any request body, else 413."
+    )
+    max_non_streaming_body_bytes: int = integer(
+        1 * MIB, "bytes", 0, _WINDOW, "Size of a request body that is read as a whole, else 413."
+    )
+    max_path_length: int = integer(2048, "bytes", 1, MIB, "Length of path and query, else 414.")
+    max_active_requests_per_conn: int = integer(
+        0, "requests", 0, MIB, "Requests at work on one connection, else 503; 0 is no limit."
+    )
+    max_active_downloads_per_conn: int = integer(
+        0, "responses", 0, MIB, "Files being sent on one connection, else 503; 0 is no limit."
+    )
+    max_response_queue_bytes: int = integer(
+        256 * KIB, "bytes", 4 * KIB, 1 << 30, "What a response holds before its producer must wait."
+    )
+    server_header: str | None = text(None, "Value of the Server field of responses.")
+
+    # Handlers
+    handler_threads: int = integer(32, "threads", 1, 1024, "Threads for blocking handlers.")
+    blocking_queue_limit: int = integer(1024, "requests", 0, MIB, "Requests waiting for a thread, else 503.")
+    access_log: bool = flag(False, "One line per request to the logger quiche_h3.access.")
+
+    # WebTransport
+    enable_webtransport: bool = flag(False, "Negotiate WebTransport over extended CONNECT (RFC 9220).")
+    wt_max_streams_uni: int = integer(
+        32, "streams", 0, MIB, "Unidirectional streams a client may open in a session."
+    )
+    wt_max_streams_bidi: int = integer(
+        32, "streams", 0, MIB, "Bidirectional streams a client may open in a session."
+    )
+    wt_write_quota_per_tick: int = integer(
+        64 * KIB, "bytes", KIB, 1 << 30, "What a stream may write in one turn of the event loop."
+    )
+    wt_session_idle_ms: int = integer(
+        60_000, "ms", 1, 7 * _DAY_MS, "A session without traffic for this long is closed."
+    )
+    wt_stream_pending_max: int = integer(
+        256 * KIB, "bytes", KIB, 1 << 30, "What a stream holds before its producer must wait."
+    )
+    wt_app_err_stream_limit: int = integer(
+        0x1000, "", 0, 0xFFFFFFFF, "Code that refuses a stream over the limit."
+    )
+    wt_app_err_invalid_stream: int = integer(
+        0x1001, "", 0, 0xFFFFFFFF, "Code that refuses a stream of no session."
+    )
+
+    @property
+    def bind_addrs(self) -> list[str]:
+        """`bind_addr` as a list."""
+        return [self.bind_addr] if isinstance(self.bind_addr, str) else list(self.bind_addr)
+
+    def validate(self) -> None:
+        """Checks every value, and values against each other. Raises `ConfigError` for the first wrong one.
+
+        The files named are looked at, certificates are not yet read: `load_certificate()` does that.
+        """
+        TransportConfig.validate(self)  # super() fails in a class that dataclass(slots=True) has remade
+        self._check_addresses()
+        self._check_certificate_source()
+        if self.initial_max_streams_bidi == 0:
+            raise ConfigError(
+                "initial_max_streams_bidi", "0 lets no request in", "use 100 (RFC 9114 6.1) or more"
+            )
+        if self.max_request_headers_size > self.max_field_section_size:
+            problem = f"{self.max_request_headers_size} is more than max_field_section_size"
+            raise ConfigError(
+                "max_request_headers_size", problem, f"use at most {self.max_field_section_size}"
+            )
+        if self.verify_peer and self.cafile is None and self.ca_path is None:
+            raise ConfigError(
+                "verify_peer", "there is nothing to verify clients by", "give cafile or ca_path"
+            )
+        if self.server_header is not None and not (
+            self.server_header.isascii() and self.server_header.isprintable()
+        ):
+            raise ConfigError(
+                "server_header", f"{self.server_header!r} is no field value", "use printable ASCII"
+            )
+
+    def _check_addresses(self) -> None:
+        addresses = []
+        for address in self.bind_addrs:
+            try:
+                addresses.append(ipaddress.ip_address(address))
+            except ValueError:
+                remedy = "use one like 127.0.0.1 or ::1, or 0.0.0.0 or :: for all"
+                raise ConfigError(
+                    "bind_addr", f"{address!r} is not an IPv4 or IPv6 address", remedy
+                ) from None
+        if len(set(addresses)) != len(addresses):
+            raise ConfigError("bind_addr", "an address is listed twice", "list each once")
+        if (
+            self.dual_stack
+            and ipaddress.ip_address("::") in addresses
+            and any(a.version == 4 for a in addresses)
+        ):
+            problem = ":: with dual_stack holds the IPv4 port already"
+            raise ConfigError("bind_addr", problem, "drop the IPv4 addresses, or set dual_stack to false")
+
+    def _check_certificate_source(self) -> None:
+        for cert, key in (("cert_path", "key_path"), ("cert_pem", "key_pem")):
+            given = [name for name in (cert, key) if getattr(self, name) is not None]
+            if len(given) == 1:
+                missing = key if given == [cert] else cert
+                raise ConfigError(missing, f"is missing while {given[0]} is given", "give both")
+        sources = [self.cert_path is not None, self.cert_pem is not None, self.dev_cert]
+        if sum(sources) != 1:
+            problem = "more than one certificate is given" if any(sources) else "no certificate is given"
+            remedy = "give one of cert_path with key_path, cert_pem with key_pem, or dev_cert"
+            raise ConfigError("cert_path", problem, remedy)
+
+
+@dataclass(slots=True, kw_only=True)
+class ClientConfig(TransportConfig):
+    """Everything a client can be told. See docs/configuration.md for units, defaults and ranges."""
+
+    server_name: str | None = text(None, "Name to ask for (SNI) and verify; none is the URL's host.")
+    verify: bool = flag(True, "Verify the server's certificate by cafile and ca_path, else by the system's.")
+    connect_timeout_ms: int = integer(10_000, "ms", 1, 600_000, "A slower handshake is given up.")
+
+    def validate(self) -> None:
+        """Checks every value, and values against each other. Raises `ConfigError` for the first wrong one."""
+        TransportConfig.validate(self)
+        name = self.server_name
+        if name is not None and not (
+            name.isascii() and name.isprintable() and " " not in name and len(name) <= 253
+        ):
+            raise ConfigError(
+                "server_name", f"{name!r} is not a host name", "use its ASCII form, as xn--bcher-kva.example"
+            )
+
+
+def _every_field() -> set[str]:
+    return {*ServerConfig.options(), *ClientConfig.options()}
+
+
+def _boolean(field_name: str, value: str) -> bool:
+    return bool(ServerConfig.options()[field_name].parse(value))
+
+
+def _debug(value: str) -> dict[str, Any]:
+    if not _boolean("enable_debug_logging", value):
+        return {}
+    return {"enable_debug_logging": True, "log_level": LogLevel.DEBUG}
+
+
+_SHORT_FORMS: Final[dict[str, tuple[Callable[[str], dict[str, Any]], str]]] = {
+    "H3_MAX_BODY_MB": (lambda v: {"max_non_streaming_body_bytes": int(v) * MIB}, "use a number of MiB"),
+    "H3_DEBUG": (_debug, "use 1 or 0"),
+    "H3_LOG_LEVEL": (
+        lambda v: {"log_level": LogLevel(v.strip().lower())},
+        "use one of " + ", ".join(level.value for level in LogLevel),
+    ),
+    "H3_WEBTRANSPORT": (lambda v: {"enable_webtransport": _boolean("enable_webtransport", v)}, "use 1 or 0"),
+}
