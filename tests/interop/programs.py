@@ -36,6 +36,20 @@ class Process:
         statm = Path(f"/proc/{self.popen.pid}/statm").read_text().split()
         return int(statm[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def peak_rss(self) -> int:
+        """Return the highest resident memory since the start, or since :meth:`forget_peak`, in bytes."""
+        status = Path(f"/proc/{self.popen.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    def forget_peak(self) -> None:
+        """Let :meth:`peak_rss` begin anew: 5 resets VmHWM (Linux, proc(5))."""
+        Path(f"/proc/{self.popen.pid}/clear_refs").write_text("5")
+
+    def cpu_seconds(self) -> float:
+        """Return user and system time of all threads in seconds."""
+        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def descriptors(self) -> int:
         """Return the number of open descriptors."""
         return len(list(Path(f"/proc/{self.popen.pid}/fd").iterdir()))
@@ -73,17 +87,18 @@ class Peer:
         other.ca = ca
         return other
 
-    def command(self, name: str, url: str, **options: str | int) -> list[str]:
+    def command(self, name: str, url: str, **options: str | float) -> list[str]:
         """Return a client command with its options; ``n=3`` is ``--n=3``, which both peers understand."""
         flags = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
         trust = [f"--ca={self.ca}"] if self.ca else self.unverified
         return [*self.program, name, *trust, *flags, url]
 
-    def run(self, name: str, url: str, *, timeout: float = 60.0, **options: str | int) -> dict[str, Any]:
+    def run(self, name: str, url: str, *, timeout: float = 60.0, **options: str | float) -> dict[str, Any]:
         """Run one command to its end and return what it printed; raise RuntimeError when it failed."""
-        command = self.command(name, url, **options)
+        command = self.command(name, url, timeout=timeout, **options)
+        environment = os.environ | MODULES
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env=os.environ | MODULES, check=False
+            command, capture_output=True, text=True, timeout=timeout + 10, env=environment, check=False
         )
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")

@@ -15,7 +15,7 @@ import pytest
 
 from . import pattern
 from .aioquic_peer import AioquicClient, PeerClosed, PeerReset, open_client
-from .conftest import Certificate, make_certificate
+from .certificates import Certificate, make_certificate
 from .programs import AioquicPeer, GoPeer, Peer, started
 
 MIB = 1 << 20
@@ -118,7 +118,7 @@ def test_churn(go_peer: GoPeer, aioquic_peer: AioquicPeer, certificate: Certific
 def test_load_checks_bodies(go_peer: GoPeer, aioquic_peer: AioquicPeer, certificate: Certificate) -> None:
     """The benchmark's generator counts requests and CPU time, and fails on a body that is not the pattern."""
     with started(aioquic_peer.serve(*certificate)) as server:
-        options: dict[str, Any] = {"connections": 2, "streams": 3, "duration": "200ms"}
+        options: dict[str, Any] = {"connections": 2, "streams": 3, "duration": 0.2}
         got = go_peer.run("load", server.url + "/bytes/100000", size=100_000, **options)
         assert got["ok"] >= 6
         assert got["failed"] == 0

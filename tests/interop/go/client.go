@@ -118,11 +118,19 @@ func slow(o *options) error {
 	})
 }
 
-// fetch makes one GET and checks status, and the body against -expect or for being the pattern's of /bytes/N.
+// fetch makes one request and checks the status and the body: with -size a GET's must be the pattern, else -expect.
+// A POST sends -size bytes of the pattern.
 func (o *options) fetch(ctx context.Context, t http.RoundTripper) error {
-	req, err := http.NewRequestWithContext(ctx, o.method, o.url, nil)
+	var body io.Reader
+	if o.method == http.MethodPost {
+		body = &pattern{size: o.size}
+	}
+	req, err := http.NewRequestWithContext(ctx, o.method, o.url, body)
 	if err != nil {
 		return err
+	}
+	if body != nil {
+		req.ContentLength = o.size
 	}
 	res, err := t.RoundTrip(req)
 	if err != nil {
@@ -132,16 +140,16 @@ func (o *options) fetch(ctx context.Context, t http.RoundTripper) error {
 	if res.StatusCode != http.StatusOK {
 		return fmt.Errorf("status %d", res.StatusCode)
 	}
-	if o.size > 0 {
+	if o.size > 0 && body == nil {
 		checker := &patternChecker{}
 		if _, err = io.Copy(checker, res.Body); err == nil && checker.offset != o.size {
 			err = fmt.Errorf("%d bytes instead of %d", checker.offset, o.size)
 		}
 		return err
 	}
-	body, err := io.ReadAll(res.Body)
-	if err == nil && string(body) != o.expect {
-		err = fmt.Errorf("body %.80q", body)
+	got, err := io.ReadAll(res.Body)
+	if err == nil && string(got) != o.expect {
+		err = fmt.Errorf("body %.80q", got)
 	}
 	return err
 }
