@@ -46,13 +46,16 @@ class Option:
         if self.choices:
             text = "one of " + ", ".join(self.choices)
         elif self.kind == "int":
-            text = f"{show_number(self.low)} to {show_number(self.high)}"
+            low, high = show_number(self.low, self.unit), show_number(self.high, self.unit)
+            if self.unit and high.endswith(self.unit):
+                low = low.removesuffix(f" {self.unit}")
+            text = f"{low} to {high}"
         elif self.kind == "bytes" and self.low == self.high:
             text = f"{self.low} bytes, as text in hexadecimal"
         else:
             text = {
                 "bool": "true or false",
-                "list": "a list of one or more texts, comma separated where there are no lists",
+                "list": "one or more texts, as text separated by commas",
                 "path": "a path in UTF-8",
                 "bytes": "PEM",
             }.get(self.kind, "text")
@@ -126,14 +129,16 @@ def _text_problem(value: str) -> str | None:
     return None
 
 
-def show_number(value: int) -> str:
-    """An integer as people write it: `16 MiB`, `2^60`, `10,000`."""
-    if value >= 1 << 32 and value & (value - 1) == 0:
-        return f"2^{value.bit_length() - 1}"
-    for size, name in ((MIB, "Mi"), (KIB, "Ki")):
-        if value >= size and value % size == 0:
-            return f"{value // size} {name}"
-    return f"{value:,}"
+def show_number(value: int, unit: str) -> str:
+    """An integer as people write it: `16 MiB`, `2^60 bytes`, `10,000 connections`."""
+    if unit == "bytes" and value < 1 << 40:
+        for size, name in ((1024 * MIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+            if value >= size and value % size == 0:
+                return f"{value // size} {name}"
+    if not unit:
+        return str(value)  # a port or a code, not a quantity
+    number = f"2^{value.bit_length() - 1}" if value > 1 << 40 and value & (value - 1) == 0 else f"{value:,}"
+    return f"{number} {unit}"
 
 
 def declare(option: Option) -> dict[str, Option]:
