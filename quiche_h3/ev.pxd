@@ -12,7 +12,7 @@ Rules for such a watcher:
 - starting one outside the loop's own thread needs `Loop.nudge()` after it, or a sleeping loop will not see it.
 """
 
-from quiche_h3._core.libev cimport ev_async, ev_io, ev_loop, ev_timer, ev_watcher
+from quiche_h3._core.libev cimport ev_async, ev_io, ev_loop, ev_prepare, ev_timer, ev_watcher
 
 cdef extern from "<Python.h>" nogil:
     ctypedef struct PyThreadState:
@@ -30,6 +30,8 @@ cdef class Loop:
     cdef object error               # what run() is to raise
     cdef object posts               # deque of (function, args)
     cdef ev_async wake              # drains posts, sees stopping
+    cdef ev_prepare guard           # looks at fresh before libev does
+    cdef set fresh                  # Ios that libev has not handed to the kernel yet
     cdef ev_io signals              # reads signal_fds[0]
     cdef int[2] signal_fds          # pipe: Python's C signal handler writes to [1]; -1 when not made
     cdef int chained                # the wakeup descriptor that ours stands in for, else -1
@@ -72,6 +74,8 @@ cdef class Watcher:
 
 cdef class Io(Watcher):
     cdef ev_io watcher
+
+    cdef void verify(self) noexcept
 
 
 cdef class Timer(Watcher):

@@ -83,6 +83,14 @@ cdef void on_wake(ev_loop* ptr, ev_async* watcher, int revents) noexcept:
         ev_break(ptr, EVBREAK_ONE)
 
 
+cdef void on_guard(ev_loop* ptr, ev_prepare* watcher, int revents) noexcept:
+    cdef Loop loop = <Loop>watcher.data
+    while loop.fresh:
+        (<Io>loop.fresh.pop()).verify()
+    ev_ref(ptr)
+    ev_prepare_stop(ptr, watcher)
+
+
 cdef void on_signal_fd(ev_loop* ptr, ev_io* watcher, int revents) noexcept:
     cdef Loop loop = <Loop>watcher.data
     try:
@@ -135,6 +143,9 @@ cdef class Loop:
         self.wake.data = <void*>self
         ev_async_start(self.ptr, &self.wake)
         ev_unref(self.ptr)
+        self.fresh = set()
+        ev_prepare_init(&self.guard, on_guard)
+        self.guard.data = <void*>self
 
     def __dealloc__(self):
         # No watcher can be active here: it would hold a reference to us.
@@ -352,8 +363,6 @@ cdef class Watcher:
     """
 
     def __cinit__(self, Loop loop not None, *args, **kwargs):
-        global made
-        made += 1
         self.loop = loop
         if type(self) is Watcher:
             raise TypeError("Watcher is abstract")
@@ -361,7 +370,8 @@ cdef class Watcher:
     def __dealloc__(self):
         # An active watcher holds a reference to itself, so libev does not know this one.
         global freed
-        freed += 1
+        if self.base != NULL:
+            freed += 1
 
     def __repr__(self):
         return f"<{type(self).__name__} {'active' if self.is_active() else 'stopped'} callback={self.callback!r}>"
@@ -386,10 +396,13 @@ cdef class Watcher:
         if self.pinned:
             self.disarm()
             self.unpin()
+            self.loop.nudge()
 
     cdef int setup(self, object callback, void* base) except -1:
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {type(callback).__name__}")
+        global made
+        made += 1
         self.callback = callback
         self.base = <ev_watcher*>base
         self.base.data = <void*>self
@@ -454,9 +467,11 @@ cdef void on_io(ev_loop* ptr, ev_io* watcher, int revents) noexcept:
 cdef class Io(Watcher):
     """Calls back whenever a descriptor can be read or written without blocking (level-triggered).
 
-    `fd` is a number or an object with `fileno()`, which is not kept: hold it, and stop the watcher before closing
-    it. `events` is `READ`, `WRITE` or both. `start()` raises `OSError` when the descriptor is not open. If it is
-    closed while watched, either nothing is called any more or the watcher stops after one last call.
+    `fd` is a number or an object with `fileno()`, which is not kept. `events` is `READ`, `WRITE` or both. `start()`
+    raises `OSError` when the descriptor is not open.
+
+    Stop the watcher before closing the descriptor. With epoll and kqueue a closed one is merely silent, or stops
+    the watcher after one last call; with other backends some builds of libev abort the process.
     """
 
     def __cinit__(self, Loop loop not None, object fd, int events, object callback):
@@ -488,9 +503,20 @@ cdef class Io(Watcher):
         if fcntl(self.watcher.fd, F_GETFD) < 0:
             raise OSError(errno, f"{os.strerror(errno)}: descriptor {self.watcher.fd}")
         ev_io_start(self.loop.ptr, &self.watcher)
+        self.loop.fresh.add(self)
+        if not ev_is_active(&self.loop.guard):
+            ev_prepare_start(self.loop.ptr, &self.loop.guard)
+            ev_unref(self.loop.ptr)
         return 0
 
+    cdef void verify(self) noexcept:
+        # The kernel would refuse a descriptor closed since start(), and libev, as Debian builds it, then aborts.
+        if ev_is_active(&self.watcher) and fcntl(self.watcher.fd, F_GETFD) < 0:
+            ev_io_stop(self.loop.ptr, &self.watcher)
+            self.fire(EV_READ | EV_WRITE)
+
     cdef int disarm(self) except -1:
+        self.loop.fresh.discard(self)
         ev_io_stop(self.loop.ptr, &self.watcher)
         return 0
 
