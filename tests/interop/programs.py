@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,9 +47,10 @@ class Process:
         Path(f"/proc/{self.popen.pid}/clear_refs").write_text("5")
 
     def cpu_seconds(self) -> float:
-        """Return user and system time of all threads in seconds."""
-        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return user and system time of all threads, past ones too, in seconds."""
+        return time.clock_gettime(
+            ~self.popen.pid << 3 | 2
+        )  # what clock_getcpuclockid(3) makes of a pid on Linux
 
     def descriptors(self) -> int:
         """Return the number of open descriptors."""

@@ -129,6 +129,18 @@ def test_load_checks_bodies(go_peer: GoPeer, aioquic_peer: AioquicPeer, certific
             go_peer.run("load", server.url + "/hello", size=14, **options)
 
 
+def test_figures_of_a_process(aioquic_peer: AioquicPeer, certificate: Certificate) -> None:
+    """Memory, its peak, CPU time and descriptors of a server are those of its process, and move with its work."""
+    with started(aioquic_peer.serve(*certificate)) as server:
+        cpu, descriptors = server.cpu_seconds(), server.descriptors()
+        aioquic_peer.run("download", server.url + f"/bytes/{4 * MIB}")
+        assert server.cpu_seconds() - cpu > 0.02
+        assert server.descriptors() == descriptors
+        assert 10 * MIB < server.rss() <= server.peak_rss() < 500 * MIB
+        server.forget_peak()
+        assert server.peak_rss() - server.rss() < MIB
+
+
 def test_echo_and_request_trailers(go_url: str, certificate: Certificate) -> None:
     """aioquic streams a body and trailers up while the echo streams them down."""
 

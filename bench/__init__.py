@@ -1,0 +1,1 @@
+"""Benchmarks: this library beside others, on one machine, in one go."""

@@ -1,0 +1,1 @@
+"""The servers that are compared: GET /hello, GET /bytes/N, POST /upload, as their users write them."""
