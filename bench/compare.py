@@ -194,15 +194,15 @@ def main() -> int:
     todo, runs = cases(options.size * MIB), list[Run]()
     with tempfile.TemporaryDirectory() as folder:
         certificate = make_certificate(Path(folder))
-        generate = go_generator(certificate.certificate)
         try:
+            generate = go_generator(certificate.certificate)
             for _ in range(options.repetitions):
                 for case in todo:
                     runs += [
                         measure(name, case, certificate, options.duration, generate)
                         for name in options.servers
                     ]
-        except RuntimeError as failure:
+        except (RuntimeError, FileNotFoundError) as failure:
             print(f"a run failed, so there is no result:\n{failure}", file=sys.stderr)
             return 1
     summaries = [summarize(runs, case) for case in todo]

@@ -130,7 +130,7 @@ def test_load_checks_bodies(go_peer: GoPeer, aioquic_peer: AioquicPeer, certific
 
 
 def test_figures_of_a_process(aioquic_peer: AioquicPeer, certificate: Certificate) -> None:
-    """Memory, its peak, CPU time and descriptors of a server are those of its process, and move with its work."""
+    """Memory, its peak, CPU time and descriptors are those of the server's process and move with its work."""
     with started(aioquic_peer.serve(*certificate)) as server:
         cpu, descriptors = server.cpu_seconds(), server.descriptors()
         aioquic_peer.run("download", server.url + f"/bytes/{4 * MIB}")
