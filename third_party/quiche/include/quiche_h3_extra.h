@@ -27,6 +27,9 @@ extern "C" {
 int quiche_h3_config_set_additional_settings(quiche_h3_config *config,
                                              const uint64_t *pairs, size_t n);
 
+// The error code of a QUICHE_H3_EVENT_RESET event, UINT64_MAX for an event of another type.
+uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event);
+
 #else
 
 static inline int quiche_h3_config_set_additional_settings(
@@ -34,6 +37,12 @@ static inline int quiche_h3_config_set_additional_settings(
     (void)config;
     (void)pairs;
     return n == 0 ? 0 : QUICHE_H3_EXTRA_UNSUPPORTED;
+}
+
+// A plain quiche keeps the code to itself: H3_REQUEST_CANCELLED stands for whatever it was.
+static inline uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event) {
+    (void)event;
+    return 0x10c;
 }
 
 #endif

@@ -32,3 +32,13 @@ pub unsafe extern "C" fn quiche_h3_config_set_additional_settings(
         Err(_) => SETTINGS_ERROR,
     }
 }
+
+/// # Safety
+/// `event` came from `quiche_h3_conn_poll()` and was not freed.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_event_reset_code(event: *const h3::Event) -> u64 {
+    match *event {
+        h3::Event::Reset(code) => code,
+        _ => u64::MAX,
+    }
+}

@@ -1,0 +1,68 @@
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from quiche_h3._core.libquiche cimport quiche_conn, quiche_send_info
+from quiche_h3._core.libc_net cimport sockaddr_storage
+from quiche_h3._core.settings cimport EngineSettings
+from quiche_h3._core.udp cimport udp_socket
+
+cdef extern from "deadlines.h" nogil:
+    enum:
+        DEADLINE_NONE
+
+    ctypedef struct deadline:
+        uint64_t at
+        size_t index
+
+    ctypedef struct deadlines:
+        deadline **items
+
+    void deadlines_remove(deadlines *h, deadline *d)
+    bint deadlines_set(deadlines *h, deadline *d, uint64_t at)
+    uint64_t deadlines_next(const deadlines *h)
+
+cdef struct issued_cid:
+    uint8_t len
+    uint8_t id[20]
+
+# What the loops without the GIL see of a connection. Embedded in the Connection that owns it.
+cdef struct conn_t:
+    deadline due             # first member: the heap's pointer is the connection's
+    quiche_conn *quic        # owned by the Connection
+    void *owner              # the Connection, borrowed: the endpoint's dict holds the reference
+    conn_t *next_dirty
+    udp_socket *sock         # where its last udp payload came in
+    bint dirty
+    bint established
+    bint more                # work is left over from the last turn
+    int flushed              # how the last send pass ended
+    sockaddr_storage peer
+    sockaddr_storage local
+    uint64_t created_at
+    uint64_t release_at      # pacing: nothing leaves before; 0 when free
+    uint8_t *held            # owned: one packet whose time has not come
+    size_t held_len
+    quiche_send_info *held_info  # owned, allocated with `held`
+    unsigned cid_count
+    issued_cid cids[20]
+
+
+cdef class Protocol:
+    """What runs over a connection (HTTP/3), behind one narrow interface."""
+
+    # Handles what arrived and what may be written now. True: work is left for the next turn.
+    cdef bint service(self) except -1
+    # The connection is gone; nothing may be sent any more.
+    cdef int closed(self) except -1
+
+
+cdef class Connection:
+    cdef conn_t c
+    cdef object __weakref__
+    cdef object _endpoint
+    cdef EngineSettings settings
+    cdef readonly uint64_t id
+    cdef Protocol protocol
+    cdef public object state
+    cdef public object context
+    cdef object _close_reason
+    cdef int release(self) except -1
+    cdef void touch(self)

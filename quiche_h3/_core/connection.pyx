@@ -1,0 +1,194 @@
+"""A QUIC connection: what the application sees of it, and the owner of its C state."""
+
+from libc.stdlib cimport free
+from libc.string cimport memset
+from quiche_h3._core.libquiche cimport *
+from quiche_h3._core.udp cimport address_of
+
+from quiche_h3.errors import ConnectionClosed, check_quic
+
+
+cdef class Protocol:
+    cdef bint service(self) except -1:
+        return False
+
+    cdef int closed(self) except -1:
+        return 0
+
+
+cdef class Connection:
+    """One QUIC connection, server or client side.
+
+    `state` is the program's own: anything may be kept there, it lives as long as the connection object.
+    """
+
+    def __cinit__(self):
+        memset(&self.c, 0, sizeof(self.c))
+
+    def __dealloc__(self):
+        # The protocol object freed its C state before: it holds the only other pointer into `quic`.
+        if self.c.quic != NULL:
+            quiche_conn_free(self.c.quic)
+            self.c.quic = NULL
+        free(self.c.held)
+        free(self.c.held_info)
+
+    cdef int release(self) except -1:
+        """Frees the C state, HTTP/3 first. Called once by the endpoint when the connection is closed."""
+        self._close_reason = self.close_reason
+        if self.protocol is not None:
+            self.protocol.closed()
+            self.protocol = None
+        quiche_conn_free(self.c.quic)
+        self.c.quic = NULL
+        free(self.c.held)
+        free(self.c.held_info)
+        self.c.held = NULL
+        self.c.held_info = NULL
+        self._endpoint = None
+        return 0
+
+    cdef void touch(self):
+        """Something was queued: the endpoint sends for this connection at the end of the turn."""
+        if self.c.quic != NULL:
+            self._endpoint.mark_dirty(self)
+
+    @property
+    def closed(self):
+        """The connection is gone: nothing can be sent or received any more."""
+        return self.c.quic == NULL
+
+    @property
+    def established(self):
+        """The handshake is complete."""
+        return self.c.established
+
+    @property
+    def peer_address(self):
+        """(host, port) of the peer; follows it when it migrates."""
+        return address_of(&self.c.peer)
+
+    @property
+    def local_address(self):
+        """(host, port) the connection arrived on."""
+        return address_of(&self.c.local)
+
+    @property
+    def alpn(self):
+        """The application protocol that was negotiated, e.g. ``"h3"``; empty before the handshake."""
+        cdef const uint8_t *p = NULL
+        cdef size_t n = 0
+        if self.c.quic == NULL:
+            return ""
+        quiche_conn_application_proto(self.c.quic, &p, &n)
+        return p[:n].decode("ascii", "replace") if n else ""
+
+    @property
+    def server_name(self):
+        """The name the client asked for (SNI), or an empty string."""
+        cdef const uint8_t *p = NULL
+        cdef size_t n = 0
+        if self.c.quic == NULL:
+            return ""
+        quiche_conn_server_name(self.c.quic, &p, &n)
+        return p[:n].decode("utf-8", "replace") if n else ""
+
+    @property
+    def peer_certificate(self):
+        """The peer's leaf certificate as DER bytes, or None."""
+        cdef const uint8_t *p = NULL
+        cdef size_t n = 0
+        if self.c.quic == NULL:
+            return None
+        quiche_conn_peer_cert(self.c.quic, &p, &n)
+        return p[:n] if n else None
+
+    @property
+    def resumed(self):
+        """The TLS session was resumed from an earlier one."""
+        return self.c.quic != NULL and quiche_conn_is_resumed(self.c.quic)
+
+    @property
+    def in_early_data(self):
+        """The handshake is not complete and 0-RTT data is being exchanged."""
+        return self.c.quic != NULL and quiche_conn_is_in_early_data(self.c.quic)
+
+    @property
+    def close_reason(self):
+        """ConnectionClosed that tells how the connection ended, or None while nobody closed it."""
+        cdef c_bool app = False
+        cdef uint64_t code = 0
+        cdef const uint8_t *reason = NULL
+        cdef size_t n = 0
+        if self.c.quic == NULL:
+            return self._close_reason
+        if quiche_conn_peer_error(self.c.quic, &app, &code, &reason, &n):
+            return ConnectionClosed(bool(app), code, reason[:n] if n else b"", True)
+        if quiche_conn_local_error(self.c.quic, &app, &code, &reason, &n):
+            return ConnectionClosed(bool(app), code, reason[:n] if n else b"", False)
+        if quiche_conn_is_timed_out(self.c.quic):
+            return ConnectionClosed(False, 0, b"idle timeout", False)
+        return None
+
+    def close(self, code=0x100, reason=b"", *, app=True):
+        """Closes the connection with an application error code (default H3_NO_ERROR, 0x100).
+
+        `reason` is text or bytes for the peer's log, at most 1,000 bytes. A second call changes nothing.
+        With `app=False` the code is a QUIC transport error code (RFC 9000, section 20.1).
+        """
+        cdef bytes text = reason.encode() if isinstance(reason, str) else bytes(reason)
+        cdef int rc
+        if not 0 <= code < 1 << 62:
+            raise ValueError("an error code is at least 0 and below 2**62")
+        if len(text) > 1000:
+            raise ValueError("a close reason has at most 1,000 bytes")
+        if self.c.quic == NULL:
+            return
+        rc = quiche_conn_close(self.c.quic, app, code, <const uint8_t *>text, len(text))
+        if rc != QUICHE_ERR_DONE:
+            check_quic(rc)
+        self.touch()
+
+    def send_ping(self):
+        """Sends an ack-eliciting packet, which keeps an idle connection alive."""
+        if self.c.quic != NULL:
+            quiche_conn_send_ack_eliciting(self.c.quic)
+            self.touch()
+
+    def stats(self):
+        """Packet, byte, loss, path and reset counters of the connection (RTTs in seconds). Empty once it is gone."""
+        cdef quiche_stats s
+        cdef quiche_path_stats p
+        if self.c.quic == NULL:
+            return {}
+        quiche_conn_stats(self.c.quic, &s)
+        out = {
+            "packets_received": s.recv,
+            "packets_sent": s.sent,
+            "packets_lost": s.lost,
+            "packets_spurious_lost": s.spurious_lost,
+            "packets_retransmitted": s.retrans,
+            "bytes_received": s.recv_bytes,
+            "bytes_sent": s.sent_bytes,
+            "bytes_lost": s.lost_bytes,
+            "datagrams_received": s.dgram_recv,
+            "datagrams_sent": s.dgram_sent,
+            "streams_reset_local": s.reset_stream_count_local,
+            "streams_reset_remote": s.reset_stream_count_remote,
+            "paths": s.paths_count,
+        }
+        for i in range(s.paths_count):
+            if quiche_conn_path_stats(self.c.quic, i, &p) != 0:
+                break
+            if p.active:
+                out.update(
+                    rtt=p.rtt / 1e9, min_rtt=p.min_rtt / 1e9, rttvar=p.rttvar / 1e9, cwnd=p.cwnd,
+                    pmtu=p.pmtu, delivery_rate=p.delivery_rate, pto_count=p.total_pto_count,
+                )
+                break
+        return out
+
+    def __repr__(self):
+        host, port = self.peer_address
+        state = "closed" if self.closed else "established" if self.established else "handshake"
+        return f"<Connection {self.id} {host} port {port} {state}>"

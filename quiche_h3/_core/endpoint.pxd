@@ -1,0 +1,115 @@
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from quiche_h3._core.connection cimport Connection, conn_t, deadlines
+from quiche_h3._core.libquiche cimport quiche_send_info
+from quiche_h3._core.settings cimport EngineSettings
+from quiche_h3._core.udp cimport UdpSocket, udp_message, udp_socket
+
+cdef extern from "packet.h" nogil:
+    enum:
+        PACKET_INITIAL
+        PACKET_SHORT
+
+    ctypedef struct packet_header:
+        int type
+        uint32_t version
+        const uint8_t *dcid
+        const uint8_t *scid
+        const uint8_t *token
+        size_t dcid_len
+        size_t scid_len
+        size_t token_len
+
+    bint packet_parse(const uint8_t *p, size_t len, size_t short_dcid_len, packet_header *h)
+
+cdef extern from "cid_table.h" nogil:
+    ctypedef struct cid_table:
+        void *slots
+        size_t count
+
+    bint cid_table_init(cid_table *t, const uint64_t *key)
+    void cid_table_free(cid_table *t)
+    void *cid_table_get(const cid_table *t, const uint8_t *id, size_t len)
+    bint cid_table_put(cid_table *t, const uint8_t *id, size_t len, void *value)
+    void cid_table_remove(cid_table *t, const uint8_t *id, size_t len)
+
+
+cdef enum:
+    MAX_SOCKETS = 16
+
+cdef struct engine_counters:
+    uint64_t accepted
+    uint64_t closed
+    uint64_t handshake_failed
+    uint64_t timed_out
+    uint64_t refused
+    uint64_t version_negotiations_sent
+    uint64_t retries_sent
+    uint64_t retry_tokens_rejected
+    uint64_t stateless_resets_sent
+    uint64_t unknown_dropped
+    uint64_t short_initials_dropped
+    uint64_t malformed_dropped
+    uint64_t rate_limited
+    uint64_t half_open
+    uint64_t packets_received
+    uint64_t packets_sent
+    uint64_t packets_lost
+    uint64_t packets_retransmitted
+    uint64_t datagrams_received
+    uint64_t datagrams_sent
+    uint64_t pto_count
+    uint64_t migrations
+
+
+cdef class Endpoint:
+    cdef EngineSettings settings
+    cdef readonly object app
+    cdef readonly list sockets
+    cdef udp_socket *raw_sockets[16]    # the same, for the loops without the GIL
+    cdef int socket_count
+    cdef object wake                    # called without arguments when a turn is wanted from outside of one
+    cdef cid_table table
+    cdef deadlines due
+    cdef conn_t *dirty_head
+    cdef conn_t *dirty_tail
+    cdef readonly dict connections      # id -> Connection: the references that keep them alive
+    cdef engine_counters n
+    cdef uint64_t next_id
+    cdef uint64_t now                   # nanoseconds, read once a turn
+    cdef bint in_turn
+    cdef bint woken
+    cdef bint server
+    cdef readonly bint refusing         # a server that is shutting down accepts nobody
+    cdef object keys                    # TokenKeys
+    cdef bint retry_always
+    cdef uint64_t half_open_limit
+    cdef uint64_t max_connections
+    cdef double reply_allowance         # token bucket of stateless replies
+    cdef uint64_t reply_refilled
+    cdef object random                  # one buffered source of connection IDs
+    cdef bytes random_pool
+    cdef Py_ssize_t random_used
+
+    cdef bytes fresh_cid(self)
+    cdef void mark(self, conn_t *c) noexcept nogil
+    cdef int receive_packet(self, udp_socket *u, udp_message *m, uint8_t *data, size_t len) except -1 nogil
+    cdef int receive_message(self, udp_socket *u, udp_message *m) except -1 nogil
+    cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, size_t len) except? NULL
+    cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h) except? NULL
+    cdef Connection adopt(self, Connection conn, udp_socket *u)
+    cdef bint may_reply(self)
+    cdef int negotiate_version(self, udp_socket *u, udp_message *m, packet_header *h) except -1
+    cdef int send_reset(self, udp_socket *u, udp_message *m, packet_header *h, size_t n) except -1
+    cdef int send_retry(self, udp_socket *u, udp_message *m, packet_header *h, bytes dcid, bytes address) except -1
+    cdef bint add_cid(self, Connection conn, bytes cid) except -1
+    cdef int send_stateless(self, udp_socket *u, udp_message *m, bytes payload) except -1
+    cdef int service(self, Connection conn) except -1
+    cdef int issue_cids(self, conn_t *c) except -1
+    cdef int handle_paths(self, Connection conn) except -1
+    cdef int expire(self) except -1
+    cdef bint finish(self, conn_t *c) except -1
+    cdef bint hold(self, conn_t *c, const uint8_t *packet, size_t n, const quiche_send_info *info) noexcept nogil
+    cdef bint burst_spent(self, conn_t *c, size_t sent) noexcept nogil
+    cdef int retire(self, Connection conn) except -1
+    cdef int flush(self, conn_t *c) noexcept nogil
+    cdef udp_socket *socket_for(self, conn_t *c, quiche_send_info *info) noexcept nogil

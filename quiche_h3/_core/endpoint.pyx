@@ -1,0 +1,683 @@
+"""The endpoint: demultiplexes udp payloads to connections, owns their deadlines, and runs the turn.
+
+It knows no loop and no clock but the monotonic one. A driver gives it batches of datagrams
+(`receive`), calls `turn()` afterwards and whenever `deadline()` has come or `wake` was called, and
+watches a socket for writability while it is `blocked`.
+"""
+
+import logging
+import os
+
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+from cpython.bytes cimport PyBytes_AS_STRING
+from quiche_h3._core.connection cimport (
+    DEADLINE_NONE, deadlines_next, deadlines_remove, deadlines_set, issued_cid,
+)
+from quiche_h3._core.libc_net cimport sockaddr, sockaddr_storage, socklen_t, ssize_t, timespec
+from quiche_h3._core.libquiche cimport *
+from quiche_h3._core.udp cimport (
+    UDP_MAX_PAYLOAD, UDP_MAX_SEGMENTS, UDP_SEND_OK, to_sockaddr, udp,
+)
+
+from quiche_h3._core.tokens import TokenKeys
+from quiche_h3.errors import QuicheH3Error
+
+cdef extern from "time.h" nogil:
+    int clock_gettime(int clock, timespec *out)
+    enum:
+        CLOCK_MONOTONIC
+
+cdef enum:
+    FLUSH_DONE = 0
+    FLUSH_MORE = 1      # the turn's share is spent, more is ready
+    FLUSH_BLOCKED = 2   # the socket takes no more
+
+# One client must not starve another: at most so much of one connection in one turn.
+cdef enum:
+    RECEIVE_BATCHES = 4
+    TURN_BYTES = 1 << 20
+    MAX_ISSUED_CIDS = 8
+
+# A packet whose send time is this near leaves now: no timer is finer.
+cdef uint64_t PACING_GRANULARITY = 500_000
+# Below this round trip an own burst bound would only add timers: the peer's buffer takes the window.
+cdef uint64_t BURST_MIN_RTT = 2_000_000
+# Stateless replies (Version Negotiation, stateless reset): a flood earns no more than this.
+cdef double REPLIES_PER_SECOND = 1000.0
+cdef double REPLIES_BURST = 1000.0
+
+log = logging.getLogger("quiche_h3.quic")
+
+
+cdef uint64_t monotonic() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t>t.tv_sec * 1_000_000_000 + <uint64_t>t.tv_nsec
+
+
+cdef class Endpoint:
+    """A server's or client's side of any number of connections over any number of sockets.
+
+    `app` has `protocol(connection)` (returns the Protocol to run once a connection may carry data, or None),
+    `connection_opened(connection)` and `connection_closed(connection)`.
+    """
+
+    def __cinit__(self):
+        memset(&self.due, 0, sizeof(self.due))
+        memset(&self.n, 0, sizeof(self.n))
+
+    def __init__(self, EngineSettings settings, app, *, server, wake=None):
+        cdef uint64_t key[2]
+        seed = os.urandom(16)
+        memcpy(key, PyBytes_AS_STRING(seed), 16)
+        if not cid_table_init(&self.table, key):
+            raise MemoryError("no memory for the connection table")
+        self.settings = settings
+        self.app = app
+        self.server = server
+        self.wake = wake
+        self.sockets = []
+        self.connections = {}
+        self.next_id = 1
+        self.now = monotonic()
+        self.random_pool = b""
+        config = settings.config
+        self.max_connections = getattr(config, "max_connections", 1 << 62)
+        self.half_open_limit = getattr(config, "half_open_retry_threshold", 1 << 62)
+        self.retry_always = getattr(config, "enable_retry", False)
+        self.keys = TokenKeys(getattr(config, "secret_key", None), getattr(config, "retry_token_lifetime_ms", 15_000))
+        self.reply_allowance = REPLIES_BURST
+        self.reply_refilled = self.now
+
+    def __dealloc__(self):
+        cid_table_free(&self.table)
+        free(self.due.items)
+
+    def set_wake(self, wake):
+        """`wake()` is called once when a turn is wanted: something was queued outside of one."""
+        self.wake = wake
+
+    def add_socket(self, UdpSocket sock):
+        """Takes a socket into service. Returns its index for `receive()`."""
+        if self.socket_count == MAX_SOCKETS:
+            raise ValueError(f"an endpoint has at most {MAX_SOCKETS} sockets")
+        self.sockets.append(sock)
+        self.raw_sockets[self.socket_count] = &sock.u
+        self.socket_count += 1
+        return self.socket_count - 1
+
+    # Incoming
+
+    def receive(self, int index):
+        """Drains a readable socket: a few batches, so that handlers and other sockets get their turn.
+
+        Returns True when the socket may hold more.
+        """
+        cdef UdpSocket sock = self.sockets[index]
+        cdef udp_socket *u = &sock.u
+        cdef udp_message m
+        cdef int i, n, batches
+        self.now = monotonic()
+        with nogil:
+            for batches in range(RECEIVE_BATCHES):
+                n = udp.receive(u)
+                for i in range(n):
+                    if udp.received_message(u, i, &m):
+                        self.receive_message(u, &m)
+                if n < <int>u.batch:
+                    break
+            else:
+                n = -1
+        return n < 0
+
+    def receive_udp_payload(self, int index, bytes payload, peer, local=None):
+        """Hands over one udp payload that came some other way than through the socket."""
+        cdef UdpSocket sock = self.sockets[index]
+        cdef udp_message m
+        data = bytearray(payload)
+        cdef uint8_t[::1] view = data
+        if not data:
+            return
+        self.now = monotonic()
+        m.peer_len = to_sockaddr(peer[0], peer[1], &m.peer)
+        m.local_len = sock.u.bound_len
+        memcpy(&m.local, &sock.u.bound, sizeof(m.local))
+        if local is not None:
+            m.local_len = to_sockaddr(local[0], local[1], &m.local)
+        m.data = &view[0]
+        m.len = m.segment = len(data)
+        self.receive_message(&sock.u, &m)
+
+    cdef int receive_message(self, udp_socket *u, udp_message *m) except -1 nogil:
+        cdef size_t offset = 0, n
+        while offset < m.len:
+            n = m.len - offset
+            if n > m.segment:
+                n = m.segment
+            self.receive_packet(u, m, m.data + offset, n)
+            offset += n
+        return 0
+
+    cdef int receive_packet(self, udp_socket *u, udp_message *m, uint8_t *data, size_t n) except -1 nogil:
+        cdef packet_header h
+        cdef conn_t *c
+        cdef quiche_recv_info info
+        if not packet_parse(data, n, self.settings.connection_id_length, &h):
+            self.n.malformed_dropped += 1
+            return 0
+        c = <conn_t *>cid_table_get(&self.table, h.dcid, h.dcid_len)
+        if c == NULL:
+            with gil:
+                c = self.unknown(u, m, &h, n)
+            if c == NULL:
+                return 0
+        info.from_ = <sockaddr *>&m.peer
+        info.from_len = m.peer_len
+        info.to = <sockaddr *>&m.local
+        info.to_len = m.local_len
+        c.sock = u
+        quiche_conn_recv(c.quic, data, n, &info)
+        self.mark(c)
+        return 0
+
+    cdef void mark(self, conn_t *c) noexcept nogil:
+        if c.dirty:
+            return
+        c.dirty = True
+        c.next_dirty = NULL
+        if self.dirty_tail == NULL:
+            self.dirty_head = c
+        else:
+            self.dirty_tail.next_dirty = c
+        self.dirty_tail = c
+
+    def mark_dirty(self, Connection conn):
+        """The connection has something to send: it takes part in the next turn, which is asked for."""
+        self.mark(&conn.c)
+        if not self.in_turn and not self.woken and self.wake is not None:
+            self.woken = True
+            self.wake()
+
+    cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, size_t n) except? NULL:
+        """A packet for no known connection: a new one, a stateless answer, or nothing."""
+        if h.type == PACKET_SHORT and h.version == 0:
+            if self.server:
+                self.send_reset(u, m, h, n)
+            return NULL
+        if not self.server:
+            self.n.unknown_dropped += 1
+            return NULL
+        if n < QUICHE_MIN_CLIENT_INITIAL_LEN:
+            # RFC 9000 14.1: no state and no answer, which would be larger than the question.
+            self.n.short_initials_dropped += 1
+            return NULL
+        if not quiche_version_is_supported(h.version):
+            self.negotiate_version(u, m, h)
+            return NULL
+        if h.type != PACKET_INITIAL or h.dcid_len < 8 or h.dcid_len > 20 or h.scid_len > 20:
+            self.n.unknown_dropped += 1
+            return NULL
+        if self.refusing or <uint64_t>len(self.connections) >= self.max_connections:
+            self.n.refused += 1
+            return NULL
+        return self.accept(u, m, h)
+
+    cdef bint may_reply(self):
+        self.reply_allowance = min(
+            REPLIES_BURST, self.reply_allowance + (self.now - self.reply_refilled) * REPLIES_PER_SECOND / 1e9)
+        self.reply_refilled = self.now
+        if self.reply_allowance < 1:
+            self.n.rate_limited += 1
+            return False
+        self.reply_allowance -= 1
+        return True
+
+    cdef int send_stateless(self, udp_socket *u, udp_message *m, bytes payload) except -1:
+        cdef uint8_t *out = udp.reserve(u)
+        if out != NULL:
+            memcpy(out, PyBytes_AS_STRING(payload), len(payload))
+            udp.commit(u, len(payload), len(payload), &m.local, m.local_len, &m.peer, m.peer_len)
+            udp.flush(u)
+        return 0
+
+    cdef int negotiate_version(self, udp_socket *u, udp_message *m, packet_header *h) except -1:
+        """RFC 9000 6.1 and 17.2.1: the client's connection IDs come back swapped, whatever their lengths."""
+        if h.version == 0 or not self.may_reply():
+            return 0
+        first = bytes([0xC0 | os.urandom(1)[0]])
+        self.send_stateless(u, m, b"".join((
+            first, b"\0\0\0\0", bytes([h.scid_len]), h.scid[:h.scid_len], bytes([h.dcid_len]), h.dcid[:h.dcid_len],
+            QUICHE_PROTOCOL_VERSION.to_bytes(4, "big"),
+        )))
+        self.n.version_negotiations_sent += 1
+        return 0
+
+    cdef int send_reset(self, udp_socket *u, udp_message *m, packet_header *h, size_t n) except -1:
+        """RFC 9000 10.3: shorter than the packet it answers, so that two endpoints cannot reset each other for ever."""
+        self.n.unknown_dropped += 1
+        if n <= 21 or not self.settings.config.stateless_reset or not self.may_reply():
+            return 0
+        length = min(n - 1, 43)
+        head = bytearray(os.urandom(length - 16))
+        head[0] = head[0] & 0x3F | 0x40
+        self.send_stateless(u, m, bytes(head) + self.keys.reset_token(h.dcid[:h.dcid_len]))
+        self.n.stateless_resets_sent += 1
+        return 0
+
+    cdef bytes fresh_cid(self):
+        """A random connection ID. The pool spares a system call for each."""
+        cdef Py_ssize_t n = self.settings.connection_id_length
+        if self.random_used + n > len(self.random_pool):
+            self.random_pool = os.urandom(4096)
+            self.random_used = 0
+        cid = self.random_pool[self.random_used:self.random_used + n]
+        self.random_used += n
+        return cid
+
+    cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h) except? NULL:
+        cdef Connection conn
+        cdef bytes dcid = h.dcid[:h.dcid_len]
+        cdef bytes scid, reset_token, odcid = None
+        address = (<uint8_t *>&m.peer)[:m.peer_len]
+        if h.token_len:
+            odcid = self.keys.open_retry(h.token[:h.token_len], address, dcid)
+            if odcid is None:
+                self.n.retry_tokens_rejected += 1
+        if odcid is None and (self.retry_always or self.n.half_open >= self.half_open_limit):
+            self.send_retry(u, m, h, dcid, address)
+            return NULL
+        # After a Retry the client already uses the connection ID we chose then.
+        scid = self.fresh_cid() if odcid is None else dcid
+        reset_token = self.keys.reset_token(scid)
+        quiche_config_set_stateless_reset_token(self.settings.quic, reset_token)
+        conn = Connection.__new__(Connection)
+        conn.c.quic = quiche_accept(
+            scid, len(scid), <const uint8_t *>odcid if odcid is not None else NULL,
+            len(odcid) if odcid is not None else 0,
+            <sockaddr *>&m.local, m.local_len, <sockaddr *>&m.peer, m.peer_len, self.settings.quic)
+        if conn.c.quic == NULL:
+            self.n.refused += 1
+            return NULL
+        memcpy(&conn.c.peer, &m.peer, m.peer_len)
+        memcpy(&conn.c.local, &m.local, m.local_len)
+        self.adopt(conn, u)
+        self.n.accepted += 1
+        if not (self.add_cid(conn, scid) and self.add_cid(conn, dcid)):
+            self.retire(conn)
+            return NULL
+        return &conn.c
+
+    cdef int send_retry(self, udp_socket *u, udp_message *m, packet_header *h, bytes dcid, bytes address) except -1:
+        cdef uint8_t out[512]
+        cdef ssize_t written
+        cdef bytes new_scid = self.fresh_cid()
+        cdef bytes token = self.keys.seal_retry(address, dcid, new_scid)
+        written = quiche_retry(h.scid, h.scid_len, h.dcid, h.dcid_len, new_scid, len(new_scid),
+                               token, len(token), h.version, out, sizeof(out))
+        if written > 0:
+            self.send_stateless(u, m, out[:written])
+            self.n.retries_sent += 1
+        return 0
+
+    def connect(self, int index, peer, server_name=None, session=None):
+        """Opens a client connection from socket `index` to `peer` (host, port). Returns the Connection."""
+        cdef UdpSocket sock = self.sockets[index]
+        cdef Connection conn = Connection.__new__(Connection)
+        cdef sockaddr_storage to
+        cdef socklen_t to_len = to_sockaddr(peer[0], peer[1], &to)
+        cdef bytes scid = self.fresh_cid()
+        cdef bytes name = None if server_name is None else server_name.encode("ascii")
+        cdef bytes ticket = session
+        self.now = monotonic()
+        conn.c.quic = quiche_connect(
+            <const char *>name if name is not None else NULL, scid, len(scid), <sockaddr *>&sock.u.bound,
+            sock.u.bound_len, <sockaddr *>&to, to_len, self.settings.quic)
+        if conn.c.quic == NULL:
+            raise QuicheH3Error(f"no connection to {peer[0]} port {peer[1]} could be made")
+        memcpy(&conn.c.peer, &to, to_len)
+        memcpy(&conn.c.local, &sock.u.bound, sock.u.bound_len)
+        self.adopt(conn, &sock.u)
+        self.add_cid(conn, scid)
+        if ticket is not None:
+            quiche_conn_set_session(conn.c.quic, ticket, len(ticket))
+        self.mark_dirty(conn)
+        return conn
+
+    cdef Connection adopt(self, Connection conn, udp_socket *u):
+        """A new connection enters the books: half-open, with its logs."""
+        cdef const uint8_t *trace = NULL
+        cdef size_t trace_len = 0
+        conn._endpoint = self
+        conn.settings = self.settings
+        conn.id = self.next_id
+        self.next_id += 1
+        conn.c.owner = <void *>conn
+        conn.c.sock = u
+        conn.c.created_at = self.now
+        self.connections[conn.id] = conn
+        self.n.half_open += 1
+        if self.settings.keylog is not None:
+            quiche_conn_set_keylog_fd(conn.c.quic, os.dup(self.settings.keylog.fileno()))
+        if self.settings.qlog_dir is not None:
+            quiche_conn_trace_id(conn.c.quic, &trace, &trace_len)
+            name = f"{'server' if self.server else 'client'}-{(<bytes>trace[:trace_len]).decode('ascii')}.sqlog"
+            path = os.path.join(self.settings.qlog_dir, name)
+            if not quiche_conn_set_qlog_path(conn.c.quic, os.fsencode(path), b"quiche_h3", name.encode("ascii")):
+                log.warning("qlog file %s could not be opened: this connection goes without", path)
+        return conn
+
+    cdef bint add_cid(self, Connection conn, bytes cid) except -1:
+        """Routes packets with this destination connection ID to the connection. False when that cannot be."""
+        cdef conn_t *c = &conn.c
+        cdef issued_cid *slot
+        if c.cid_count >= sizeof(c.cids) // sizeof(c.cids[0]):
+            return False
+        if not cid_table_put(&self.table, cid, len(cid), c):
+            return False
+        slot = &c.cids[c.cid_count]
+        slot.len = len(cid)
+        memcpy(slot.id, PyBytes_AS_STRING(cid), len(cid))
+        c.cid_count += 1
+        return True
+
+    # The turn
+
+    def deadline(self):
+        """When `turn()` is due next, in nanoseconds of the monotonic clock; None for never."""
+        at = deadlines_next(&self.due)
+        return None if at == DEADLINE_NONE else at
+
+    def turn(self):
+        """Expired deadlines, then events and handlers of every touched connection, then one send pass.
+
+        Returns True when work is left that need not wait for anything.
+        """
+        cdef conn_t *c
+        cdef conn_t *head
+        cdef conn_t *next_c
+        cdef int i
+        if self.in_turn:
+            raise RuntimeError("turn() was called from a handler")
+        self.in_turn = True
+        self.woken = False
+        try:
+            self.now = monotonic()
+            self.expire()
+            c = self.dirty_head
+            while c != NULL:  # handlers may append to the list while it is walked
+                self.service(<Connection>c.owner)
+                c = c.next_dirty
+            head = self.dirty_head
+            self.dirty_head = self.dirty_tail = NULL
+            with nogil:
+                c = head
+                while c != NULL:
+                    c.flushed = self.flush(c)
+                    c = c.next_dirty
+                for i in range(self.socket_count):
+                    udp.flush(self.raw_sockets[i])
+            c = head
+            while c != NULL:
+                next_c = c.next_dirty
+                c.dirty = False
+                if self.finish(c) and (c.more or c.flushed != FLUSH_DONE):
+                    self.mark(c)
+                c = next_c
+        finally:
+            self.in_turn = False
+        return self.dirty_head != NULL and not self.blocked
+
+    @property
+    def blocked(self):
+        """Some socket takes no more: what is left waits until it is writable."""
+        cdef int i
+        for i in range(self.socket_count):
+            if self.raw_sockets[i].first < self.raw_sockets[i].count:
+                return True
+        return False
+
+    cdef int expire(self) except -1:
+        cdef conn_t *c
+        while deadlines_next(&self.due) <= self.now:
+            c = <conn_t *>self.due.items[0]
+            deadlines_remove(&self.due, &c.due)
+            if not c.established and self.now - c.created_at >= self.settings.handshake_timeout_ns:
+                quiche_conn_close(c.quic, False, 0, b"handshake timeout", 17)
+            quiche_conn_on_timeout(c.quic)
+            self.mark(c)
+        return 0
+
+    cdef int service(self, Connection conn) except -1:
+        """Everything between the packets that came and those that go: state changes, paths, the protocol."""
+        cdef conn_t *c = &conn.c
+        if c.quic == NULL:
+            return 0
+        c.more = False
+        if not c.established and quiche_conn_is_established(c.quic):
+            c.established = True
+            self.n.half_open -= 1
+            self.issue_cids(c)
+            self.app.connection_opened(conn)
+        if conn.protocol is None and (c.established or quiche_conn_is_in_early_data(c.quic)):
+            conn.protocol = self.app.protocol(conn)
+        if conn.protocol is not None:
+            c.more = conn.protocol.service()
+        if c.established:
+            self.handle_paths(conn)
+        return 0
+
+    cdef int issue_cids(self, conn_t *c) except -1:
+        """Gives the peer spare connection IDs, so that it can change paths (RFC 9000 5.1.1)."""
+        cdef bytes cid, token
+        cdef uint64_t seq
+        while quiche_conn_scids_left(c.quic) > 0 and c.cid_count < MAX_ISSUED_CIDS + 1:
+            cid = self.fresh_cid()
+            token = self.keys.reset_token(cid)
+            if quiche_conn_new_scid(c.quic, cid, len(cid), token, False, &seq) != 0:
+                break
+            self.add_cid(<Connection>c.owner, cid)
+        return 0
+
+    cdef int handle_paths(self, Connection conn) except -1:
+        """Drains path events and retired connection IDs: left alone, a path slot is lost at each rebinding."""
+        cdef conn_t *c = &conn.c
+        cdef quiche_path_event *event
+        cdef quiche_connection_id_iter *ids
+        cdef const uint8_t *cid = NULL
+        cdef size_t n = 0, i
+        cdef socklen_t local_len, peer_len
+        while True:
+            event = quiche_conn_path_event_next(c.quic)
+            if event == NULL:
+                break
+            if quiche_path_event_type(event) == QUICHE_PATH_EVENT_PEER_MIGRATED:
+                quiche_path_event_peer_migrated(event, &c.local, &local_len, &c.peer, &peer_len)
+                self.n.migrations += 1
+            quiche_path_event_free(event)
+        if quiche_conn_retired_scids(c.quic) == 0:
+            return 0
+        ids = quiche_conn_retired_scid_iter(c.quic)
+        while quiche_connection_id_iter_next(ids, &cid, &n):
+            cid_table_remove(&self.table, cid, n)
+            for i in range(c.cid_count):
+                if c.cids[i].len == n and memcmp(c.cids[i].id, cid, n) == 0:
+                    c.cid_count -= 1
+                    c.cids[i] = c.cids[c.cid_count]
+                    break
+        quiche_connection_id_iter_free(ids)
+        return self.issue_cids(c)
+
+    cdef bint finish(self, conn_t *c) except -1:
+        """After the send pass a closed connection leaves (False), any other gets its next deadline."""
+        cdef uint64_t at, left
+        if quiche_conn_is_closed(c.quic):
+            self.retire(<Connection>c.owner)
+            return False
+        left = quiche_conn_timeout_as_nanos(c.quic)
+        at = DEADLINE_NONE if left == DEADLINE_NONE else self.now + left
+        if not c.established:
+            at = min(at, c.created_at + self.settings.handshake_timeout_ns)
+        if c.release_at:
+            at = min(at, c.release_at)
+        if not deadlines_set(&self.due, &c.due, at):
+            raise MemoryError("no memory for the deadlines")
+        return True
+
+    cdef int retire(self, Connection conn) except -1:
+        """Takes a closed connection out of every table, tells the application, frees everything."""
+        cdef conn_t *c = &conn.c
+        cdef quiche_stats s
+        cdef unsigned i
+        for i in range(c.cid_count):
+            cid_table_remove(&self.table, c.cids[i].id, c.cids[i].len)
+        c.cid_count = 0
+        deadlines_remove(&self.due, &c.due)
+        c.dirty = True  # whatever the application still does to it: it joins no further turn
+        quiche_conn_stats(c.quic, &s)
+        self.n.packets_received += s.recv
+        self.n.packets_sent += s.sent
+        self.n.packets_lost += s.lost
+        self.n.packets_retransmitted += s.retrans
+        self.n.datagrams_received += s.dgram_recv
+        self.n.datagrams_sent += s.dgram_sent
+        self.n.closed += 1
+        if quiche_conn_is_timed_out(c.quic):
+            self.n.timed_out += 1
+        if not c.established:
+            self.n.half_open -= 1
+            self.n.handshake_failed += 1
+        self.connections.pop(conn.id, None)
+        try:
+            self.app.connection_closed(conn)
+        finally:
+            conn.release()
+        return 0
+
+    # Outgoing
+
+    cdef udp_socket *socket_for(self, conn_t *c, quiche_send_info *info) noexcept nogil:
+        """The socket a path leaves by: the one bound to its local address, else where packets last came in."""
+        cdef int i
+        if self.socket_count > 1:
+            for i in range(self.socket_count):
+                if (self.raw_sockets[i].bound_len == info.from_len
+                        and memcmp(&self.raw_sockets[i].bound, &info.from_, info.from_len) == 0):
+                    return self.raw_sockets[i]
+        return c.sock
+
+    cdef bint hold(self, conn_t *c, const uint8_t *packet, size_t n, const quiche_send_info *info) noexcept nogil:
+        """Keeps one packet for later. False when memory is out: to QUIC the packet is lost."""
+        if c.held == NULL:
+            c.held = <uint8_t *>malloc(UDP_MAX_PAYLOAD)
+            c.held_info = <quiche_send_info *>malloc(sizeof(quiche_send_info))
+            if c.held == NULL or c.held_info == NULL:
+                return False
+        memcpy(c.held, packet, n)
+        c.held_len = n
+        c.held_info[0] = info[0]
+        return True
+
+    cdef bint burst_spent(self, conn_t *c, size_t sent) noexcept nogil:
+        """RFC 9002 7.7 for congestion controls that pace nothing: the burst is over, wait for its share of the RTT."""
+        cdef quiche_path_stats p
+        cdef size_t i = 0
+        while quiche_conn_path_stats(c.quic, i, &p) == 0:
+            if p.active:
+                if p.rtt < BURST_MIN_RTT or p.cwnd == 0:
+                    return False
+                # A rate of 1.25 * cwnd / RTT, the RFC's own factor.
+                c.release_at = self.now + sent * p.rtt * 4 // (5 * p.cwnd)
+                return True
+            i += 1
+        return False
+
+    cdef int flush(self, conn_t *c) noexcept nogil:
+        """Encrypts and sends for one connection: trains of equal-sized packets, one GSO message each."""
+        cdef quiche_send_info first, info
+        cdef udp_socket *u = c.sock
+        cdef uint8_t *out
+        cdef size_t size, quantum, segment = 0, used = 0, total = 0
+        cdef ssize_t written
+        cdef uint64_t at
+        if c.release_at > self.now:
+            return FLUSH_DONE  # finish() keeps the deadline
+        c.release_at = 0
+        size = quiche_conn_max_send_udp_payload_size(c.quic)
+        quantum = min(UDP_MAX_SEGMENTS * size, <size_t>UDP_MAX_PAYLOAD)
+        out = udp.reserve(u)
+        if out == NULL:
+            return FLUSH_BLOCKED
+        while True:
+            if c.held_len:  # starts a train: it was too early, or did not fit into the one before
+                first = c.held_info[0]
+                u = self.socket_for(c, &first)
+                out = udp.reserve(u)
+                if out == NULL:
+                    return FLUSH_BLOCKED
+                memcpy(out, c.held, c.held_len)
+                used = segment = c.held_len
+                c.held_len = 0
+            if used and (used % segment or used + size > quantum):
+                # The train is full, or its last packet was short, which ends it.
+                udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
+                total += used
+                used = 0
+                if total >= TURN_BYTES:
+                    return FLUSH_MORE
+                if self.settings.max_burst and total >= self.settings.max_burst and self.burst_spent(c, total):
+                    return FLUSH_DONE
+                out = udp.reserve(u)
+                if out == NULL:
+                    return FLUSH_BLOCKED
+            written = quiche_conn_send(c.quic, out + used, size, &info)
+            if written <= 0:
+                break
+            at = <uint64_t>info.at.tv_sec * 1_000_000_000 + <uint64_t>info.at.tv_nsec
+            if at > self.now + PACING_GRANULARITY:
+                if self.hold(c, out + used, written, &info):
+                    c.release_at = at
+                break
+            if used == 0:
+                if self.socket_count > 1 and self.socket_for(c, &info) != u:
+                    self.hold(c, out, written, &info)
+                    continue
+                first = info
+                segment = written
+            elif (<size_t>written > segment or info.to_len != first.to_len
+                  or memcmp(&info.to, &first.to, first.to_len) != 0
+                  or memcmp(&info.from_, &first.from_, first.from_len) != 0):
+                # A larger packet (a probe) or another path cannot ride in this train: it starts the next.
+                self.hold(c, out + used, written, &info)
+                udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
+                total += used
+                used = 0
+                continue
+            used += written
+        if used:
+            udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
+        return FLUSH_DONE
+
+    # Ending
+
+    def refuse_new(self):
+        """From now on no new connection is accepted."""
+        self.refusing = True
+
+    def close_all(self, code=0x100, reason=b""):
+        """Closes every connection with an application error code. The next turn sends it."""
+        for conn in list(self.connections.values()):
+            conn.close(code, reason)
+
+    def drop_all(self):
+        """Frees every connection at once, without a word to the peers."""
+        cdef Connection conn
+        self.dirty_head = self.dirty_tail = NULL
+        for conn in list(self.connections.values()):
+            self.retire(conn)
+
+    def counters(self):
+        """Counters of this endpoint and its sockets since the start."""
+        cdef UdpSocket sock
+        out = {**self.n, "connections": len(self.connections), "cids": self.table.count}
+        return out, [sock.counters() for sock in self.sockets]

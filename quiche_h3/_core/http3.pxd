@@ -1,0 +1,117 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from quiche_h3._core.connection cimport Connection, Protocol
+from quiche_h3._core.libquiche cimport quiche_h3_conn, quiche_h3_event
+
+cdef extern from "fields.h" nogil:
+    enum:
+        FIELDS_REQUEST
+        FIELDS_RESPONSE
+        FIELDS_TRAILERS
+        FIELDS_OK
+        FIELDS_MALFORMED
+        FIELDS_TOO_LARGE
+        FIELDS_PATH_TOO_LONG
+        PSEUDO_METHOD
+        PSEUDO_SCHEME
+        PSEUDO_AUTHORITY
+        PSEUDO_PATH
+        PSEUDO_PROTOCOL
+        PSEUDO_STATUS
+        PSEUDO_COUNT
+        FIELD_ABSENT
+
+    ctypedef struct field_span:
+        uint32_t offset
+        uint32_t len
+
+    ctypedef struct field_limits:
+        uint32_t max_count
+        uint32_t max_name
+        uint32_t max_value
+        uint32_t max_total
+        uint32_t max_path
+
+    ctypedef struct field_section:
+        uint8_t *data
+        size_t len
+        uint32_t count
+        int64_t content_length
+        field_span *pseudo
+        field_span host
+
+    void field_section_begin(field_section *s, int kind, const field_limits *limits)
+    int field_section_add(field_section *s, const uint8_t *name, size_t n, const uint8_t *value, size_t value_len)
+    int field_section_end(field_section *s)
+
+
+cdef class FieldSection:
+    cdef bytes data
+    cdef field_span pseudo[6]
+    cdef field_span host
+    cdef readonly int64_t content_length
+    cdef bytes span(self, field_span s)
+
+
+cdef class Http3Limits:
+    cdef field_limits c
+    cdef uint64_t max_streams_ahead
+
+
+cdef struct http3_counters:
+    uint64_t requests
+    uint64_t malformed
+    uint64_t resets_received
+    uint64_t resets_sent
+    uint64_t goaways_sent
+    uint64_t goaways_received
+    uint64_t body_bytes_received
+    uint64_t body_bytes_sent
+    uint64_t datagrams_received
+    uint64_t datagrams_sent
+    uint64_t datagrams_dropped
+    uint64_t responses[6]
+
+
+cdef class Http3Counters:
+    cdef http3_counters n
+
+
+cdef class Http3(Protocol):
+    cdef readonly Connection connection
+    cdef quiche_h3_conn *h3             # owned; freed before the connection it points into
+    cdef object app
+    cdef readonly dict streams          # stream id -> Stream
+    cdef object waiting                 # client: requests that wait for stream credit
+    cdef Http3Limits limits
+    cdef Http3Counters counters
+    cdef bint server
+    cdef uint64_t highest_request       # the first stream id that was not seen yet
+    cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
+    cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1
+    cdef int on_event(self, uint64_t stream_id, quiche_h3_event *event) except -1
+    cdef int read_datagrams(self) except -1
+    cdef int open_waiting(self) except -1
+
+
+cdef class Stream:
+    cdef readonly Http3 http3
+    cdef readonly uint64_t id
+    cdef public object handler          # the exchange above: see http3.pyx for the calls it gets
+    cdef readonly FieldSection fields   # of the request (server) or the final response (client)
+    cdef readonly bint receiving        # the peer may still send
+    cdef readonly bint sending          # we may still send
+    cdef readonly bint head_sent
+    cdef object head                    # (pairs, fin) that stream credit holds back, else None
+    cdef object queue                   # deque of bytes not yet taken by quiche, or None
+    cdef Py_ssize_t offset              # bytes of queue[0] that were taken
+    cdef readonly Py_ssize_t pending    # bytes of the queue not yet taken
+    cdef bint fin_queued
+    cdef object trailers                # pairs to send after the queue, else None
+    cdef readonly uint64_t bytes_sent
+    cdef readonly uint64_t bytes_received
+    cdef int pump(self) except -1
+    cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2
+    cdef int send_head(self, list pairs, bint fin) except -1
+    cdef int sent_fin(self) except -1
+    cdef int stopped(self) except -1
+    cdef int settle(self) except -1

@@ -1,0 +1,631 @@
+"""HTTP/3 over one connection: events in, field sections and bodies out.
+
+The layer above gives an `app` and, for each request, a `handler`. They are called between two calls into
+quiche, never from inside one:
+
+app.request(stream)                     a request's field section is complete (server)
+app.refused(stream, status)             a request that must not reach a handler (400, 414, 431)
+app.goaway(connection, id)              the peer will process no request from this id on
+app.datagram(connection, payload)       a QUIC DATAGRAM came in
+handler.on_headers(fields, interim)     the response's field section (client)
+handler.on_trailers(fields)             trailers; the body before them is complete
+handler.on_readable()                   there is body to read
+handler.on_finished()                   the peer's FIN was reached and everything before it was read
+handler.on_reset(code)                  the peer gave up: its reset of the stream, or STOP_SENDING
+handler.on_drained()                    everything queued was taken by quiche, more may be written
+handler.on_closed(error)                the connection is gone
+"""
+
+from collections import deque
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+from quiche_h3._core.libquiche cimport *
+from quiche_h3._core.libc_net cimport ssize_t
+
+from quiche_h3.errors import (
+    ConnectionClosed, DatagramNotEnabled, DatagramTooLarge, H3ErrorCode, InvalidState, QuicheH3Error,
+    ResponseEnded, StreamClosed, StreamReset, WouldBlock, check_h3, check_quic,
+)
+
+cdef extern from "quiche_h3_extra.h" nogil:
+    uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)
+
+cdef enum:
+    EVENTS_PER_TURN = 256
+    DATAGRAMS_PER_TURN = 1024
+    MAX_HEADERS_OUT = 256
+    SCRATCH = 65536
+
+cdef uint8_t scratch[SCRATCH]           # used between two calls, always with the GIL
+cdef field_section section
+cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
+
+memset(&section, 0, sizeof(section))
+
+
+cdef int collect(uint8_t *name, size_t name_len, uint8_t *value, size_t value_len, void *argp) noexcept nogil:
+    return field_section_add(<field_section *>argp, name, name_len, value, value_len)
+
+
+cdef class FieldSection:
+    """A received field section, checked. Its fields become Python objects when asked for."""
+
+    cdef bytes span(self, field_span s):
+        if s.offset == FIELD_ABSENT:
+            return None
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.data) + s.offset, s.len)
+
+    @property
+    def method(self):
+        return self.span(self.pseudo[PSEUDO_METHOD])
+
+    @property
+    def scheme(self):
+        return self.span(self.pseudo[PSEUDO_SCHEME])
+
+    @property
+    def authority(self):
+        """``:authority``, or the host field where a client left it out."""
+        value = self.span(self.pseudo[PSEUDO_AUTHORITY])
+        return self.span(self.host) if value is None else value
+
+    @property
+    def path(self):
+        return self.span(self.pseudo[PSEUDO_PATH])
+
+    @property
+    def protocol(self):
+        return self.span(self.pseudo[PSEUDO_PROTOCOL])
+
+    @property
+    def status(self):
+        value = self.span(self.pseudo[PSEUDO_STATUS])
+        return 0 if value is None else int(value)
+
+    def pairs(self):
+        """(name, value) of every field in order, without the pseudo-header fields."""
+        cdef const char *p = PyBytes_AS_STRING(self.data)
+        cdef const char *end = p + PyBytes_GET_SIZE(self.data)
+        cdef uint32_t sizes[2]
+        out = []
+        while p < end:
+            memcpy(sizes, p, 8)
+            p += 8
+            if p[0] != b":":
+                out.append((PyBytes_FromStringAndSize(p, sizes[0]),
+                            PyBytes_FromStringAndSize(p + sizes[0], sizes[1])))
+            p += sizes[0] + sizes[1]
+        return out
+
+
+cdef class Http3Limits:
+    """What a received field section may be at most (counts and bytes; `total` as RFC 9114 4.2.2 counts it)."""
+
+    def __init__(self, *, count, name, value, total, path):
+        self.c.max_count = count
+        self.c.max_name = name
+        self.c.max_value = value
+        self.c.max_total = total
+        self.c.max_path = path
+
+
+cdef class Http3Counters:
+    """HTTP/3 counters, shared by the connections of one server or client."""
+
+    def __cinit__(self):
+        memset(&self.n, 0, sizeof(self.n))
+
+    def as_dict(self):
+        out = dict(self.n)
+        out["responses"] = {f"{i}xx": self.n.responses[i] for i in range(1, 6)}
+        return out
+
+
+cdef class Http3(Protocol):
+    """The HTTP/3 state of one connection."""
+
+    def __cinit__(self, Connection connection, *args, **kwargs):
+        self.connection = connection
+        self.h3 = quiche_h3_conn_new_with_transport(connection.c.quic, connection.settings.h3)
+        if self.h3 == NULL:
+            raise QuicheH3Error("HTTP/3 could not be started on the connection")
+
+    def __init__(self, Connection connection, app, Http3Limits limits, Http3Counters counters, *, server):
+        self.app = app
+        self.limits = limits
+        self.counters = counters
+        self.server = server
+        self.streams = {}
+        self.waiting = deque()
+        self.refuse_from = -1
+
+    def __dealloc__(self):
+        if self.h3 != NULL:
+            quiche_h3_conn_free(self.h3)
+            self.h3 = NULL
+
+    # Protocol
+
+    cdef bint service(self) except -1:
+        cdef quiche_h3_event *event = NULL
+        cdef int64_t stream_id
+        cdef int left = EVENTS_PER_TURN
+        cdef Stream stream
+        if self.h3 == NULL:
+            return False
+        while left > 0:
+            stream_id = quiche_h3_conn_poll(self.h3, self.connection.c.quic, &event)
+            if stream_id < 0:
+                break  # DONE, or a protocol error for which quiche has closed the connection itself
+            left -= 1
+            self.on_event(stream_id, event)
+            if self.h3 == NULL:
+                return False
+        self.read_datagrams()
+        for _ in range(4096):
+            # Every id is touched, known or not: a stream that the peer stopped is collected only then.
+            stream_id = quiche_conn_stream_writable_next(self.connection.c.quic)
+            if stream_id < 0:
+                break
+            stream = self.streams.get(stream_id)
+            if stream is None or not stream.sending:
+                quiche_conn_stream_capacity(self.connection.c.quic, stream_id)
+            else:
+                stream.pump()
+        if self.waiting:
+            self.open_waiting()
+        return left == 0
+
+    cdef int closed(self) except -1:
+        error = self.connection.close_reason
+        if error is None:
+            error = ConnectionClosed(False, 0, b"", False)
+        quiche_h3_conn_free(self.h3)
+        self.h3 = NULL
+        streams = [*self.streams.values(), *self.waiting]
+        self.streams.clear()
+        self.waiting.clear()
+        for stream in streams:
+            (<Stream>stream).receiving = (<Stream>stream).sending = False
+            (<Stream>stream).queue = None
+            handler, (<Stream>stream).handler = stream.handler, None
+            if handler is not None:
+                handler.on_closed(error)
+        return 0
+
+    # Events
+
+    cdef int on_event(self, uint64_t stream_id, quiche_h3_event *event) except -1:
+        cdef int kind = quiche_h3_event_type(event)
+        cdef uint64_t code = 0
+        cdef Stream stream
+        if kind == QUICHE_H3_EVENT_HEADERS:
+            return self.on_headers(stream_id, event, self.streams.get(stream_id))
+        if kind == QUICHE_H3_EVENT_RESET:
+            code = quiche_h3_event_reset_code(event)
+        quiche_h3_event_free(event)
+        if kind == QUICHE_H3_EVENT_GOAWAY:
+            self.counters.n.goaways_received += 1
+            self.app.goaway(self.connection, stream_id)
+            return 0
+        stream = self.streams.get(stream_id)
+        if kind == QUICHE_H3_EVENT_RESET:
+            self.counters.n.resets_received += 1
+            if stream is None:
+                # Nobody serves it any more; our half must go too, or its credit never comes back.
+                quiche_conn_stream_shutdown(self.connection.c.quic, stream_id, QUICHE_SHUTDOWN_WRITE, code)
+                return 0
+            stream.receiving = False
+            stream.stopped()
+            if stream.handler is not None:
+                stream.handler.on_reset(code)
+            stream.settle()
+        elif stream is None:
+            if kind == QUICHE_H3_EVENT_DATA:  # a body nobody wants: its credit goes back at once
+                quiche_conn_stream_shutdown(self.connection.c.quic, stream_id, QUICHE_SHUTDOWN_READ,
+                                            <uint64_t>H3ErrorCode.H3_NO_ERROR)
+        elif kind == QUICHE_H3_EVENT_DATA:
+            if stream.handler is not None:
+                stream.handler.on_readable()
+        elif kind == QUICHE_H3_EVENT_FINISHED:
+            stream.receiving = False
+            if stream.handler is not None:
+                stream.handler.on_finished()
+            stream.settle()
+        return 0
+
+    cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1:
+        cdef FieldSection fields
+        cdef int kind, result
+        if stream is None:
+            kind = FIELDS_REQUEST
+        elif self.server or stream.fields is not None:
+            kind = FIELDS_TRAILERS
+        else:
+            kind = FIELDS_RESPONSE
+        field_section_begin(&section, kind, &self.limits.c)
+        quiche_h3_event_for_each_header(event, collect, &section)
+        result = field_section_end(&section)
+        quiche_h3_event_free(event)
+        fields = FieldSection.__new__(FieldSection)
+        fields.data = PyBytes_FromStringAndSize(<char *>section.data, section.len if result == FIELDS_OK else 0)
+        memcpy(fields.pseudo, section.pseudo, sizeof(fields.pseudo))
+        fields.host = section.host
+        fields.content_length = section.content_length
+        if stream is None:
+            return self.on_request(stream_id, fields, result)
+        if result != FIELDS_OK:
+            self.counters.n.malformed += 1
+            stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
+            if stream.handler is not None:
+                stream.handler.on_reset(H3ErrorCode.H3_MESSAGE_ERROR)
+            return 0
+        if kind == FIELDS_TRAILERS:
+            stream.handler.on_trailers(fields)
+        elif 100 <= fields.status < 200:
+            stream.handler.on_headers(fields, True)
+        else:
+            stream.fields = fields
+            stream.handler.on_headers(fields, False)
+        return 0
+
+    def on_request(self, uint64_t stream_id, FieldSection fields, int result):
+        cdef Stream stream = Stream.__new__(Stream)
+        stream.http3 = self
+        stream.id = stream_id
+        stream.receiving = stream.sending = True
+        stream.fields = fields
+        if stream_id >= self.highest_request:
+            self.highest_request = stream_id + 4
+        if self.refuse_from >= 0 and stream_id >= <uint64_t>self.refuse_from:
+            stream.reset(H3ErrorCode.H3_REQUEST_REJECTED)  # RFC 9114 5.2: safe to try elsewhere
+            return
+        self.streams[stream_id] = stream
+        self.counters.n.requests += 1
+        if result == FIELDS_OK:
+            self.app.request(stream)
+            return
+        self.counters.n.malformed += 1
+        stream.fields = None
+        self.app.refused(stream, 431 if result == FIELDS_TOO_LARGE else 414 if result == FIELDS_PATH_TOO_LONG else 400)
+
+    # Client
+
+    def open_request(self, list pairs, bint fin, handler):
+        """Sends a request, now or when the peer grants a stream. Returns its Stream."""
+        cdef Stream stream = Stream.__new__(Stream)
+        if self.h3 == NULL:
+            raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+        stream.http3 = self
+        stream.id = <uint64_t>-1
+        stream.handler = handler
+        stream.receiving = stream.sending = True
+        stream.head = (pairs, fin)
+        self.waiting.append(stream)
+        self.open_waiting()
+        self.connection.touch()
+        return stream
+
+    cdef int open_waiting(self) except -1:
+        cdef Stream stream
+        while self.waiting:
+            stream = self.waiting[0]
+            if not stream.sending and not stream.receiving:  # given up before it was sent
+                self.waiting.popleft()
+                continue
+            pairs, fin = stream.head
+            if stream.send_head(pairs, fin):
+                return 0
+            self.waiting.popleft()
+            self.streams[stream.id] = stream
+            if not fin:
+                stream.pump()
+        return 0
+
+    # Datagrams
+
+    cdef int read_datagrams(self) except -1:
+        cdef ssize_t n
+        for _ in range(DATAGRAMS_PER_TURN):
+            n = quiche_conn_dgram_recv(self.connection.c.quic, scratch, sizeof(scratch))
+            if n < 0:
+                return 0
+            self.counters.n.datagrams_received += 1
+            self.app.datagram(self.connection, PyBytes_FromStringAndSize(<char *>scratch, n))
+            if self.h3 == NULL:
+                return 0
+        return 0
+
+    def send_datagram(self, bytes payload):
+        """Queues a QUIC DATAGRAM (RFC 9221). Raises a DatagramError when it cannot be taken."""
+        cdef ssize_t rc, limit
+        if self.h3 == NULL:
+            raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+        limit = quiche_conn_dgram_max_writable_len(self.connection.c.quic)
+        if limit < 0:
+            raise DatagramNotEnabled("the peer takes no datagrams")
+        if len(payload) > limit:
+            raise DatagramTooLarge(f"a datagram of {len(payload)} bytes: this path takes {limit}")
+        rc = quiche_conn_dgram_send(self.connection.c.quic, <const uint8_t *>payload if payload else EMPTY, len(payload))
+        if rc == QUICHE_ERR_DONE:
+            self.counters.n.datagrams_dropped += 1
+            raise WouldBlock("the datagram queue is full")
+        check_quic(rc)
+        self.counters.n.datagrams_sent += 1
+        self.connection.touch()
+
+    @property
+    def datagrams_enabled_by_peer(self):
+        """The peer announced HTTP datagrams (RFC 9297)."""
+        return self.h3 != NULL and quiche_h3_dgram_enabled_by_peer(self.h3, self.connection.c.quic)
+
+    # Shutdown
+
+    def goaway(self):
+        """Announces that requests not yet seen will not be processed (RFC 9114 5.2)."""
+        if self.h3 == NULL or self.refuse_from >= 0:
+            return
+        if quiche_h3_send_goaway(self.h3, self.connection.c.quic, self.highest_request) == 0:
+            self.counters.n.goaways_sent += 1
+            self.connection.touch()
+        self.refuse_from = self.highest_request
+
+
+cdef class Stream:
+    """One request stream: the receiving and the sending half, each with its own end."""
+
+    @property
+    def connection(self):
+        return self.http3.connection
+
+    @property
+    def connection_closed(self):
+        return self.http3.h3 == NULL
+
+    def check_open(self):
+        """Raises what stands in the way of sending."""
+        if self.http3.h3 == NULL:
+            raise self.http3.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+        if not self.sending or self.fin_queued or self.trailers is not None:
+            raise StreamClosed("the stream's sending half is closed")
+
+    # Receiving
+
+    def recv(self, Py_ssize_t n=SCRATCH):
+        """Up to `n` bytes of the body that are there now; empty when there are none yet, or no more."""
+        cdef ssize_t got
+        if self.http3.h3 == NULL or not self.receiving or n <= 0:
+            return b""
+        got = quiche_h3_recv_body(self.http3.h3, self.http3.connection.c.quic, self.id, scratch, min(n, SCRATCH))
+        if got <= 0:
+            return b""
+        self.bytes_received += got
+        self.http3.counters.n.body_bytes_received += got
+        # Flow control credit goes out, and the end of the stream is seen, in the turn that this asks for.
+        self.http3.connection.touch()
+        return PyBytes_FromStringAndSize(<char *>scratch, got)
+
+    def stop_receiving(self, uint64_t code=0x100):
+        """Tells the peer that the rest of its body is not wanted (STOP_SENDING)."""
+        if self.http3.h3 != NULL and self.receiving:
+            self.receiving = False
+            quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_READ, code)
+            self.http3.connection.touch()
+            self.settle()
+
+    # Sending
+
+    def send_headers(self, list pairs, bint fin=False):
+        """Sends a field section: (name, value) bytes. A final one goes first, interim ones (1xx) before it."""
+        self.check_open()
+        if self.pending or self.head is not None:
+            raise InvalidState("a field section must not follow a body")
+        if self.send_head(pairs, fin):
+            self.head = (pairs, fin)
+        self.http3.connection.touch()
+
+    cdef int send_head(self, list pairs, bint fin) except -1:
+        """1: no credit for it now, the stream turns up as writable later."""
+        cdef quiche_h3_header fields[MAX_HEADERS_OUT]
+        cdef int64_t rc
+        cdef Py_ssize_t i, n = len(pairs)
+        cdef bytes name, value
+        if n > MAX_HEADERS_OUT:
+            raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
+        for i in range(n):
+            name, value = <tuple>pairs[i]
+            fields[i].name = <const uint8_t *>PyBytes_AS_STRING(name)
+            fields[i].name_len = PyBytes_GET_SIZE(name)
+            fields[i].value = <const uint8_t *>PyBytes_AS_STRING(value)
+            fields[i].value_len = PyBytes_GET_SIZE(value)
+        if not self.http3.server:
+            rc = quiche_h3_send_request(self.http3.h3, self.http3.connection.c.quic, fields, n, fin)
+            if rc >= 0:
+                self.id = rc
+        elif self.head_sent:
+            rc = quiche_h3_send_additional_headers(
+                self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, False, fin)
+        else:
+            rc = quiche_h3_send_response(self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, fin)
+        if rc == QUICHE_H3_ERR_STREAM_BLOCKED or rc == QUICHE_H3_TRANSPORT_ERR_STREAM_LIMIT:
+            return 1
+        self.head = None
+        if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
+            self.stopped()
+            return 0
+        if rc < 0:
+            check_h3(rc)
+        self.head_sent = True
+        if fin:
+            self.sent_fin()
+        return 0
+
+    cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2:
+        """Bytes taken; -1 when nothing can be taken now. A stopped stream takes everything, and drops it."""
+        cdef ssize_t rc = quiche_h3_send_body(self.http3.h3, self.http3.connection.c.quic, self.id, data, n, fin)
+        if rc == QUICHE_H3_ERR_DONE or rc == QUICHE_H3_TRANSPORT_ERR_DONE:
+            return -1
+        if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
+            self.stopped()
+            return n
+        if rc < 0:
+            check_h3(rc)
+        self.bytes_sent += rc
+        self.http3.counters.n.body_bytes_sent += rc
+        if fin and rc == n:
+            self.sent_fin()
+        return rc
+
+    def write(self, const uint8_t[::1] data):
+        """Gives quiche what it takes of `data` now. Returns the number of bytes, 0 when something waits before them."""
+        cdef Py_ssize_t n, sent = 0, size = data.shape[0]
+        self.check_open()
+        if self.pending or self.head is not None or self.http3.h3 == NULL or not self.head_sent:
+            return 0
+        while sent < size:
+            n = self.send_body(&data[sent], size - sent, False)
+            if n < 0:
+                break
+            sent += n
+        if sent:
+            self.http3.connection.touch()
+        return sent
+
+    def enqueue(self, bytes data, bint fin=False):
+        """Sends `data` now as far as it goes; keeps a reference to the rest and sends that when credit comes."""
+        cdef Py_ssize_t n, sent = 0, size = PyBytes_GET_SIZE(data)
+        self.check_open()
+        if not self.pending and self.head is None and self.head_sent and (size or fin):
+            while True:
+                n = self.send_body(<const uint8_t *>PyBytes_AS_STRING(data) + sent, size - sent, fin)
+                if n > 0:
+                    sent += n
+                if n < 0 or sent == size:
+                    break
+            if sent == size and (n >= 0 or not fin):
+                self.http3.connection.touch()
+                return
+        if sent < size:
+            if self.queue is None:
+                self.queue = deque()
+            if not self.queue:
+                self.offset = sent
+            self.queue.append(data)
+            self.pending += size - sent
+        self.fin_queued = fin
+        if self.head_sent or self.head is not None:
+            self.http3.connection.touch()
+
+    def finish(self, list trailers=None):
+        """Ends the sending half after what is queued, with trailers when given."""
+        self.check_open()
+        if trailers is None:
+            self.enqueue(b"", True)
+            return
+        self.trailers = trailers
+        if self.head_sent:
+            self.pump()
+        self.http3.connection.touch()
+
+    cdef int pump(self) except -1:
+        """Sends what waits: the field section, the queue, then trailers or the FIN."""
+        cdef bytes data
+        cdef Py_ssize_t n, size
+        cdef bint had = self.pending > 0 or self.head is not None
+        if self.head is not None:
+            pairs, fin = self.head
+            if self.send_head(pairs, fin):
+                return 0
+        while self.pending and self.sending:
+            data = self.queue[0]
+            size = PyBytes_GET_SIZE(data)
+            n = self.send_body(<const uint8_t *>PyBytes_AS_STRING(data) + self.offset, size - self.offset,
+                               self.fin_queued and self.pending == size - self.offset)
+            if n < 0 or not self.pending:
+                return 0
+            self.pending -= n
+            self.offset += n
+            if self.offset == size:
+                self.queue.popleft()
+                self.offset = 0
+        if not self.sending:
+            return 0
+        if self.trailers is not None:
+            return self.send_trailers()
+        if self.fin_queued:
+            self.send_body(EMPTY, 0, True)
+        elif had and self.handler is not None:
+            self.handler.on_drained()
+        return 0
+
+    def send_trailers(self):
+        cdef quiche_h3_header fields[MAX_HEADERS_OUT]
+        cdef Py_ssize_t i, n = len(self.trailers)
+        cdef int rc
+        if n > MAX_HEADERS_OUT:
+            raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
+        for i in range(n):
+            name, value = self.trailers[i]
+            fields[i].name = <const uint8_t *>PyBytes_AS_STRING(<bytes>name)
+            fields[i].name_len = PyBytes_GET_SIZE(<bytes>name)
+            fields[i].value = <const uint8_t *>PyBytes_AS_STRING(<bytes>value)
+            fields[i].value_len = PyBytes_GET_SIZE(<bytes>value)
+        rc = quiche_h3_send_additional_headers(
+            self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, True, True)
+        if rc == QUICHE_H3_ERR_STREAM_BLOCKED:
+            return 0
+        if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
+            self.stopped()
+            return 0
+        check_h3(rc)
+        self.sent_fin()
+        return 0
+
+    cdef int sent_fin(self) except -1:
+        self.sending = False
+        self.fin_queued = False
+        self.trailers = None
+        handler = self.handler
+        if handler is not None:
+            handler.on_sent()
+        return self.settle()
+
+    cdef int stopped(self) except -1:
+        """The peer wants no more of it: what is queued goes, and our half is reset if it was not yet."""
+        self.queue = None
+        self.pending = 0
+        self.head = None
+        if self.sending:
+            self.sending = False
+            if self.http3.h3 != NULL:
+                quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE,
+                                            <uint64_t>H3ErrorCode.H3_REQUEST_CANCELLED)
+            if self.receiving and self.handler is not None:
+                self.handler.on_reset(H3ErrorCode.H3_REQUEST_CANCELLED)
+            self.settle()
+        return 0
+
+    def reset(self, uint64_t code):
+        """Gives the stream up in both directions (RESET_STREAM and STOP_SENDING with `code`)."""
+        self.queue = None
+        self.pending = 0
+        self.head = None
+        if self.http3.h3 == NULL or self.id == <uint64_t>-1:
+            self.sending = self.receiving = False
+            return
+        self.http3.counters.n.resets_sent += 1
+        if self.receiving:
+            quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_READ, code)
+        if self.sending:
+            quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE, code)
+        self.sending = self.receiving = False
+        self.http3.connection.touch()
+        self.settle()
+
+    cdef int settle(self) except -1:
+        """Both halves are over: nothing refers to the stream any more but its handler."""
+        if not self.sending and not self.receiving and self.http3.streams.get(self.id) is self:
+            del self.http3.streams[self.id]
+        return 0

@@ -1,0 +1,106 @@
+"""Configuration -> quiche_config and quiche_h3_config.
+
+Everything was validated before: a value quiche cannot take would abort the process here.
+"""
+
+import os
+
+from quiche_h3._core.libquiche cimport *
+from libc.stdint cimport uint64_t
+
+from quiche_h3.errors import ConfigError, QuicheH3Error, check_quic
+
+
+cdef int load(int rc, str field, path) except -1:
+    try:
+        check_quic(rc)
+    except QuicheH3Error:
+        raise ConfigError(field, f"{path} was refused by the TLS library", "give a PEM file") from None
+    return 0
+
+
+cdef class EngineSettings:
+    """The C configuration of one endpoint. `certificate` has `cert_path` and `key_path` (None on a client)."""
+
+    def __cinit__(self):
+        self.quic = quiche_config_new(QUICHE_PROTOCOL_VERSION)
+        self.h3 = quiche_h3_config_new()
+        if self.quic == NULL or self.h3 == NULL:
+            raise MemoryError("no memory for the QUIC configuration")
+
+    def __dealloc__(self):
+        if self.h3 != NULL:
+            quiche_h3_config_free(self.h3)
+        if self.quic != NULL:
+            quiche_config_free(self.quic)
+
+    def __init__(self, config, certificate=None):
+        self.config = config
+        self.connection_id_length = config.connection_id_length
+        deadline_ms = config.connect_timeout_ms if certificate is None else config.handshake_timeout_ms
+        self.handshake_timeout_ns = deadline_ms * 1_000_000
+        paced = config.enable_pacing and config.cc_algorithm.startswith("bbr2")
+        self.max_burst = 0 if paced else config.max_burst_packets * config.max_send_udp_payload_size
+        self._set_transport(config)
+        self._set_tls(config, certificate)
+        self._set_http3(config, certificate is not None)
+
+    def _set_transport(self, config):
+        cdef quiche_config *q = self.quic
+        quiche_config_set_max_idle_timeout(q, config.idle_timeout_ms)
+        quiche_config_set_max_recv_udp_payload_size(q, config.max_recv_udp_payload_size)
+        quiche_config_set_max_send_udp_payload_size(q, config.max_send_udp_payload_size)
+        quiche_config_set_initial_max_data(q, config.initial_max_data)
+        quiche_config_set_initial_max_stream_data_bidi_local(q, config.initial_max_stream_data_bidi_local)
+        quiche_config_set_initial_max_stream_data_bidi_remote(q, config.initial_max_stream_data_bidi_remote)
+        quiche_config_set_initial_max_stream_data_uni(q, config.initial_max_stream_data_uni)
+        quiche_config_set_initial_max_streams_bidi(q, config.initial_max_streams_bidi)
+        quiche_config_set_initial_max_streams_uni(q, config.initial_max_streams_uni)
+        quiche_config_set_max_connection_window(q, config.max_connection_window)
+        quiche_config_set_max_stream_window(q, config.max_stream_window)
+        quiche_config_set_active_connection_id_limit(q, config.active_connection_id_limit)
+        quiche_config_set_disable_active_migration(q, config.disable_active_migration)
+        quiche_config_set_initial_congestion_window_packets(q, config.initial_congestion_window_packets)
+        quiche_config_enable_pacing(q, config.enable_pacing)
+        quiche_config_grease(q, config.grease)
+        check_quic(quiche_config_set_cc_algorithm_name(q, config.cc_algorithm.encode("ascii")))
+        quiche_config_enable_dgram(q, config.enable_dgram, config.dgram_recv_queue_len,
+                                   config.dgram_send_queue_len)
+
+    def _set_tls(self, config, certificate):
+        cdef quiche_config *q = self.quic
+        protos = b"".join(bytes([len(p)]) + p.encode("ascii") for p in config.alpn_protocols)
+        check_quic(quiche_config_set_application_protos(q, protos, len(protos)))
+        if certificate is not None:
+            load(quiche_config_load_cert_chain_from_pem_file(q, os.fsencode(certificate.cert_path)),
+                 "cert_path", certificate.cert_path)
+            load(quiche_config_load_priv_key_from_pem_file(q, os.fsencode(certificate.key_path)),
+                 "key_path", certificate.key_path)
+            quiche_config_set_max_amplification_factor(q, config.max_amplification_factor)
+            if config.enable_early_data:
+                quiche_config_enable_early_data(q)
+        if config.keylog_path is not None:
+            self.keylog = open(config.keylog_path, "ab", buffering=0)
+            quiche_config_log_keys(q)
+        self.qlog_dir = config.qlog_dir
+        verify = config.verify if certificate is None else config.verify_peer
+        quiche_config_verify_peer(q, verify)
+        if verify and config.cafile is not None:
+            load(quiche_config_load_verify_locations_from_file(q, os.fsencode(config.cafile)),
+                 "cafile", config.cafile)
+        if verify and config.ca_path is not None:
+            load(quiche_config_load_verify_locations_from_directory(q, os.fsencode(config.ca_path)),
+                 "ca_path", config.ca_path)
+
+    def _set_http3(self, config, server):
+        quiche_h3_config_set_max_field_section_size(self.h3, config.max_field_section_size)
+        # quiche reads no dynamic table: with a capacity above zero browsers would use one at once.
+        quiche_h3_config_set_qpack_max_table_capacity(self.h3, 0)
+        quiche_h3_config_set_qpack_blocked_streams(self.h3, 0)
+        quiche_h3_config_enable_extended_connect(self.h3, server and config.enable_webtransport)
+
+    def close(self):
+        """Closes the key log. Connections keep their own duplicates of the descriptor."""
+        if self.keylog is not None:
+            self.keylog.close()
+            self.keylog = None
