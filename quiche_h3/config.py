@@ -39,7 +39,7 @@ _UDP_MAX: Final = 65_527  # RFC 9000 18.2
 _GRO_MAX: Final = 65_535  # what the kernel may put into one buffer
 
 # Names of the environment that start as ours do but speak to the build.
-_BUILD_ENV: Final = frozenset({"QUICHE_H3_CACHE", "QUICHE_H3_DEBUG_BUILD"})
+_BUILD_ENV: Final = frozenset({"QUICHE_H3_CACHE", "QUICHE_H3_DEBUG_BUILD", "QUICHE_H3_SYSTEM"})
 _ENV_PREFIX: Final = "QUICHE_H3_"
 
 
