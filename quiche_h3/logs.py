@@ -39,7 +39,7 @@ _ACCESS_LINE: Final = (
     "conn=%(conn_id)d stream=%(stream_id)d"
 )
 
-# What setup_logging() added, to be replaced by its next call; the program's own handlers are not ours to touch.
+# What setup_logging() added, to be replaced by its next call; handlers of the program stay.
 _installed: Final[list[tuple[logging.Logger, logging.Handler]]] = []
 
 
