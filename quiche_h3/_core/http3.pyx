@@ -255,7 +255,8 @@ cdef class Http3(Protocol):
         fields.host = section.host
         fields.content_length = section.content_length
         if stream is None:
-            return self.on_request(stream_id, fields, result)
+            self.on_request(stream_id, fields, result)
+            return 0
         if result != FIELDS_OK:
             self.counters.n.malformed += 1
             stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
@@ -553,7 +554,8 @@ cdef class Stream:
         if not self.sending:
             return 0
         if self.trailers is not None:
-            return self.send_trailers()
+            self.send_trailers()
+            return 0
         if self.fin_queued:
             self.send_body(EMPTY, 0, True)
         elif had and self.handler is not None:
@@ -575,13 +577,12 @@ cdef class Stream:
         rc = quiche_h3_send_additional_headers(
             self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, True, True)
         if rc == QUICHE_H3_ERR_STREAM_BLOCKED:
-            return 0
+            return
         if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
             self.stopped()
-            return 0
+            return
         check_h3(rc)
         self.sent_fin()
-        return 0
 
     cdef int sent_fin(self) except -1:
         self.sending = False
