@@ -3,13 +3,14 @@
 #
 # Sources are fetched by `cargo vendor` with the checksums of Cargo.lock, patched by patches/*.patch, built
 # offline. All of it happens in a cache outside the clone: `work-*` (sources and objects) is shared by every
-# build with the same dependencies and compiler, so that a changed patch rebuilds quiche but not BoringSSL;
+# build with the same Cargo.lock and compiler, so that a changed patch rebuilds quiche but not BoringSSL;
 # `lib-*` holds one result under the hash of all that went into it.
 set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-Usage: build_quiche.sh [--debug] [--system] [--test] [--print-dir] [--check-tools]
+Usage: build_quiche.sh [--debug] [--system] [--test] [--print-dir] [--print-sources]
+                       [--check-tools]
 
 Builds the patched quiche (third_party/quiche) once per state of its inputs and
 copies libquiche and its headers to quiche_h3/_libs. Prints that directory.
@@ -20,6 +21,7 @@ copies libquiche and its headers to quiche_h3/_libs. Prints that directory.
                  quiche_h3_extra.h answer "not supported"
   --test         run the Rust tests of third_party/quiche on the patched sources
   --print-dir    print the cache directory of the result, build nothing
+  --print-sources  fetch quiche's unpatched sources, print their directory
   --check-tools  look for the tools only, and install them where that is allowed
   --help         this text
 
@@ -156,7 +158,13 @@ stream_of() {
 
 rust_identity() { rustc -vV 2>/dev/null || echo none; }
 
-work_key() { { rust_identity; echo "${CARGO_BUILD_TARGET:-}"; stream_of "$crate"/Cargo.toml "$crate"/Cargo.lock; } | sha256 16; }
+work_key() {
+    {
+        rust_identity
+        echo "${CARGO_BUILD_TARGET:-}"
+        stream_of "$crate"/Cargo.lock
+    } | sha256 16
+}
 
 lib_key() {
     {
@@ -171,7 +179,7 @@ lib_key() {
 
 run_cargo() {
     (
-        cd "$crate"
+        cd "$work/crate"
         CARGO_TARGET_DIR=$work/target cargo --config 'source.crates-io.replace-with="vendored"' \
             --config "source.vendored.directory=\"$work/vendor\"" "$@"
     ) </dev/null >&2
@@ -187,6 +195,18 @@ fetch_sources() {
     cp -R "$work/vendor/$quiche" "$work/pristine.new"
     echo "$quiche" >"$work/quiche-name"
     mv "$work/pristine.new" "$work/pristine"
+}
+
+# The wrapper crate is built from a copy: cargo goes by time stamps, and another clone that shares `work-*` has
+# its own. What changed is new here.
+copy_crate() {
+    local state
+    state=$(stream_of "$crate"/Cargo.* "$crate"/src/*.rs "$crate"/tests/*/*.rs | sha256)
+    [ "$(cat "$work/copied" 2>/dev/null)" = "$state" ] && return
+    rm -rf "$work/crate" "$work/copied"
+    mkdir "$work/crate"
+    cp -R "$crate"/Cargo.toml "$crate"/Cargo.lock "$crate"/src "$crate"/tests "$work/crate/"
+    echo "$state" >"$work/copied"
 }
 
 # Puts the patched quiche in place of the vendored one. Cargo takes vendored sources for unchanging, hence
@@ -206,7 +226,8 @@ patch_sources() {
     done
     sed -i.orig 's/"files":{[^}]*}/"files":{}/' "$quiche/.cargo-checksum.json"
     rm -f "$quiche/.cargo-checksum.json.orig"
-    [ ! -d "$work/target" ] || run_cargo clean --quiet --locked --offline --package quiche
+    run_cargo clean --quiet --locked --offline --package quiche --profile release
+    run_cargo clean --quiet --locked --offline --package quiche --profile debugging
     echo "$state" >"$work/patched"
 }
 
@@ -244,8 +265,13 @@ with_sources() {
     exec 9>"$work/lock"
     ! have flock || flock 9
     fetch_sources
+    copy_crate
     patch_sources
     "$@"
+}
+
+run_tests() {
+    QUICHE_SOURCES=$work/vendor/$(cat "$work/quiche-name") run_cargo test --release --locked --offline
 }
 
 build_once() { [ -d "$built" ] || build; } # another process may have built it while we waited
@@ -299,7 +325,7 @@ main() {
             --debug) profile=debugging ;;
             --system) action=system ;;
             --test) action=test ;;
-            --print-dir) action=print-dir ;;
+            --print-dir | --print-sources) action=${1#--} ;;
             --check-tools) action=check-tools ;;
             -h | --help)
                 usage
@@ -316,11 +342,10 @@ main() {
     case $action in
         system) use_system ;;
         print-dir) echo "$built" ;;
+        print-sources) with_sources echo "$work/pristine" ;;
         check-tools) check_tools ;;
         test)
-            # Without LTO: it would only slow the build of the tests.
-            export CARGO_PROFILE_RELEASE_LTO=off
-            with_sources run_cargo test --release --locked --offline
+            with_sources run_tests
             ;;
         build)
             [ -d "$built" ] || with_sources build_once
