@@ -1,46 +1,46 @@
 """The counters that `Server.export_metrics()` returns: what there is, and what each counts.
 
-Counters only grow from the start of the server on; what a docstring calls "now" goes up and down. Names are
-those of the RFCs: a packet is QUIC's, a UDP payload the socket's, a datagram that of RFC 9221.
+Each layer keeps its counters under the names that are declared here. They only grow from the start of the
+server on, but for those whose docstring says "now".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineMetrics:
-    """Sockets, and what is answered before there is a connection."""
+    """Sockets, and what is answered where there is no connection yet."""
 
-    udp_payloads_received: int = 0
-    """UDP payloads received, each one counted that GRO delivered in a run."""
+    datagrams_received: int = 0
+    """UDP datagrams received, each one counted that GRO delivered in a run."""
     bytes_received: int = 0
     """Bytes in them."""
-    udp_payloads_sent: int = 0
-    """UDP payloads sent, each one counted that GSO sent in a run."""
+    datagrams_sent: int = 0
+    """UDP datagrams sent, each one counted that GSO sent in a run."""
     bytes_sent: int = 0
     """Bytes in them."""
-    recv_calls: int = 0
-    """System calls that received."""
-    send_calls: int = 0
-    """System calls that sent."""
     recv_overflow: int = 0
-    """UDP payloads that the kernel dropped because the receive buffer was full (SO_RXQ_OVFL)."""
+    """UDP datagrams that the kernel dropped because the receive buffer was full (SO_RXQ_OVFL)."""
+    recv_errors: int = 0
+    """System calls that failed to receive."""
     send_blocked: int = 0
     """Times the send buffer was full; the packets are kept and sent later."""
     send_errors: Mapping[str, int] = field(default_factory=dict)
-    """UDP payloads that could not be sent, by the name of the errno (`EMSGSIZE`, `EPERM`, ...)."""
+    """UDP datagrams that could not be sent, by the name of the errno (`EMSGSIZE`, `EPERM`, ...)."""
     gso_fallbacks: int = 0
     """Times the kernel refused UDP GSO and packets were sent one by one."""
-    packets_invalid: int = 0
-    """UDP payloads that are no QUIC packet."""
-    packets_dropped_short_initial: int = 0
-    """Initial packets in UDP payloads under 1,200 bytes (RFC 9000 14.1)."""
-    unknown_cid_dropped: int = 0
-    """Packets of no connection that got no answer."""
+    malformed_dropped: int = 0
+    """UDP datagrams that do not begin with a QUIC packet."""
+    short_initials_dropped: int = 0
+    """Initial packets in UDP datagrams under 1,200 bytes (RFC 9000 14.1)."""
+    unknown_dropped: int = 0
+    """Packets that belong to no connection and begin none."""
+    rate_limited: int = 0
+    """Packets without a connection that got no answer because too many had one."""
     version_negotiations_sent: int = 0
     """Version Negotiation packets (RFC 9000 6)."""
     retries_sent: int = 0
@@ -49,22 +49,20 @@ class EngineMetrics:
     """Tokens that were forged, expired or of another address."""
     stateless_resets_sent: int = 0
     """Stateless resets (RFC 9000 10.3)."""
-    half_open: int = 0
-    """Connections with an unfinished handshake, now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RttMetrics:
-    """Smoothed round-trip times of the active connections, now, in milliseconds; None if there is none."""
+    """Smoothed round-trip times of the connections, now, in milliseconds; None if there are none."""
 
     min_ms: float | None = None
     mean_ms: float | None = None
     max_ms: float | None = None
 
     @classmethod
-    def of(cls, rtts_ns: Iterable[int]) -> RttMetrics:
-        """Sums up round-trip times in nanoseconds, one per connection."""
-        values = [rtt / 1e6 for rtt in rtts_ns]
+    def of(cls, seconds: Iterable[float]) -> RttMetrics:
+        """Sums up round-trip times in seconds, one per connection."""
+        values = [rtt * 1000 for rtt in seconds]
         if not values:
             return cls()
         return cls(min_ms=min(values), mean_ms=sum(values) / len(values), max_ms=max(values))
@@ -77,23 +75,23 @@ class ConnectionMetrics:
     accepted: int = 0
     """Connections accepted."""
     refused: int = 0
-    """Connections refused because of `max_connections`."""
-    active: int = 0
+    """Connections refused: there were `max_connections`, or the server is stopping."""
+    connections: int = 0
     """Connections, now."""
-    established: int = 0
-    """Handshakes completed."""
-    resumed: int = 0
-    """Handshakes that resumed a session."""
+    half_open: int = 0
+    """Of these, with an unfinished handshake."""
+    cids: int = 0
+    """Connection IDs that lead to them, now."""
     closed: int = 0
     """Connections that are gone, whatever the reason."""
     closed_by_peer: int = 0
     """Of these, closed by the peer."""
     closed_by_us: int = 0
     """Of these, closed by us."""
-    handshake_failed: int = 0
-    """Of these, gone before the handshake was complete."""
     timed_out: int = 0
     """Of these, idle for too long (RFC 9000 10.1)."""
+    handshake_failed: int = 0
+    """Of those that are gone, the ones whose handshake was never complete."""
     packets_received: int = 0
     """QUIC packets received."""
     packets_sent: int = 0
@@ -108,18 +106,14 @@ class ConnectionMetrics:
     """Bytes of QUIC packets sent."""
     bytes_lost: int = 0
     """Bytes of QUIC packets declared lost."""
-    stream_bytes_retransmitted: int = 0
-    """Bytes of stream data sent again."""
     pto_count: int = 0
     """Probe timeouts (RFC 9002 6.2)."""
     datagrams_received: int = 0
     """DATAGRAM frames received (RFC 9221)."""
     datagrams_sent: int = 0
     """DATAGRAM frames sent."""
-    datagrams_dropped: int = 0
-    """Datagrams dropped: the queue was full, or they belonged to no stream."""
-    paths_validated: int = 0
-    """New paths that connections moved to (RFC 9000 9)."""
+    migrations: int = 0
+    """New paths that peers moved to (RFC 9000 9)."""
     rtt: RttMetrics = field(default_factory=RttMetrics)
     """Round-trip times."""
 
@@ -130,18 +124,10 @@ class Http3Metrics:
 
     requests: int = 0
     """Requests whose headers arrived."""
-    responses_1xx: int = 0
-    """Interim responses sent."""
-    responses_2xx: int = 0
-    """Responses sent, by class of their status."""
-    responses_3xx: int = 0
-    """As above."""
-    responses_4xx: int = 0
-    """As above."""
-    responses_5xx: int = 0
-    """As above."""
-    streams_active: int = 0
-    """Requests at work, now."""
+    responses: Mapping[str, int] = field(default_factory=dict)
+    """Responses sent, by class of their status: `1xx` to `5xx`."""
+    malformed: int = 0
+    """Requests refused with H3_MESSAGE_ERROR (RFC 9114 4.1.2)."""
     resets_received: int = 0
     """Request streams that the peer reset or stopped."""
     resets_sent: int = 0
@@ -150,12 +136,16 @@ class Http3Metrics:
     """GOAWAY frames received."""
     goaways_sent: int = 0
     """GOAWAY frames sent."""
-    messages_malformed: int = 0
-    """Requests refused with H3_MESSAGE_ERROR (RFC 9114 4.1.2)."""
     body_bytes_received: int = 0
     """Bytes of request bodies."""
     body_bytes_sent: int = 0
     """Bytes of response bodies."""
+    datagrams_received: int = 0
+    """HTTP/3 datagrams received (RFC 9297)."""
+    datagrams_sent: int = 0
+    """HTTP/3 datagrams sent."""
+    datagrams_dropped: int = 0
+    """HTTP/3 datagrams dropped: they belonged to no stream, or nobody took them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,9 +155,9 @@ class HandlerMetrics:
     started: int = 0
     """Handlers called."""
     finished: int = 0
-    """Handlers that returned."""
+    """Handlers that ended as they should, or raised an error that is an answer (a status below 500)."""
     failed: int = 0
-    """Handlers that raised something that is not an answer."""
+    """Handlers that raised anything else."""
     cancelled: int = 0
     """Handlers whose stream or connection went first."""
     active: int = 0
@@ -192,24 +182,48 @@ class Metrics:
     @classmethod
     def collect(
         cls,
-        engine: Mapping[str, Any],
-        connections: Mapping[str, Any],
-        http3: Mapping[str, Any],
-        handlers: Mapping[str, Any],
-        rtts_ns: Iterable[int] = (),
+        endpoint: Mapping[str, int],
+        sockets: Iterable[Mapping[str, Any]] = (),
+        active: Iterable[Mapping[str, Any]] = (),
+        http3: Mapping[str, Any] | None = None,
+        handlers: Mapping[str, int] | None = None,
     ) -> Metrics:
-        """A snapshot of the counters that the layers keep, each under the names here; one not given is 0.
+        """A snapshot of the counters that the layers keep; a counter that is not given is 0.
 
-        `rtts_ns` are the smoothed round-trip times of the active connections. Raises TypeError for a counter
-        that is not declared above.
+        `endpoint` are the endpoint's own, with the sums over the connections that are gone; `sockets` those
+        of each socket; `active` the statistics of each living connection, which are added to the endpoint's
+        (what is not counted here is skipped; `rtt` is in seconds). Raises TypeError for an undeclared counter
+        of the endpoint, a socket, HTTP/3 or the handlers, which would else be lost in silence.
         """
+        of_engine = {f.name for f in fields(EngineMetrics)}
+        of_connections = {f.name for f in fields(ConnectionMetrics)} - {"rtt"}
+        # Bytes and datagrams are in both groups: the endpoint's are of its connections, sockets count the rest.
+        engine: dict[str, Any] = {n: v for n, v in endpoint.items() if n in of_engine - of_connections}
+        connections: dict[str, Any] = {n: v for n, v in endpoint.items() if n not in engine}
+        for counters in sockets:
+            _add(engine, counters)
+        rtts = []
+        for statistics in active:
+            _add(connections, {name: n for name, n in statistics.items() if name in of_connections})
+            if "rtt" in statistics:
+                rtts.append(statistics["rtt"])
         return cls(
-            engine=EngineMetrics(**{**engine, "send_errors": dict(engine.get("send_errors", {}))}),
-            connections=ConnectionMetrics(**connections, rtt=RttMetrics.of(rtts_ns)),
-            http3=Http3Metrics(**http3),
-            handlers=HandlerMetrics(**handlers),
+            engine=EngineMetrics(**engine),
+            connections=ConnectionMetrics(**connections, rtt=RttMetrics.of(rtts)),
+            http3=Http3Metrics(**(http3 or {})),
+            handlers=HandlerMetrics(**(handlers or {})),
         )
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The snapshot as nested dictionaries of numbers, ready for JSON."""
         return asdict(self)
+
+
+def _add(total: dict[str, Any], counters: Mapping[str, Any]) -> None:
+    """Adds counters, and tables of counters, to `total`."""
+    for name, value in counters.items():
+        if isinstance(value, Mapping):
+            total[name] = dict(total.get(name, {}))
+            _add(total[name], value)
+        else:
+            total[name] = total.get(name, 0) + value
