@@ -197,7 +197,7 @@ class Metrics:
         """
         of_engine = {f.name for f in fields(EngineMetrics)}
         of_connections = {f.name for f in fields(ConnectionMetrics)} - {"rtt"}
-        # Bytes and datagrams are in both groups: the endpoint's are of its connections, sockets count the rest.
+        # Bytes and datagrams are in both groups: the endpoint's are its connections'.
         engine: dict[str, Any] = {n: v for n, v in endpoint.items() if n in of_engine - of_connections}
         connections: dict[str, Any] = {n: v for n, v in endpoint.items() if n not in engine}
         for counters in sockets:
