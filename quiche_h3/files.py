@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -191,13 +192,15 @@ class StaticDirectory:
         dotfiles: bool = False,
         precompressed: bool = True,
     ) -> None:
-        self.root = os.path.abspath(root)
+        self.root = Path(root).absolute()
         self.index = index
         self.follow_symlinks = follow_symlinks
         self.dotfiles = dotfiles
         self.precompressed = precompressed
-        if not os.path.isdir(self.root):
-            raise ConfigError("root", f"{self.root!r} is not a directory", "name a directory that exists")
+        if not self.root.is_dir():
+            raise ConfigError(
+                "root", f"{str(self.root)!r} is not a directory", "name a directory that exists"
+            )
 
     def plan(self, path: str, method: str, request_headers: Headers) -> FileResponse:
         """The answer for a decoded path below the directory, without a slash at its beginning.
@@ -239,7 +242,7 @@ class StaticDirectory:
         return open_beneath(self.root, names, follow_symlinks=self.follow_symlinks)
 
 
-def open_beneath(root: str, names: Sequence[str], *, follow_symlinks: bool = False) -> int:
+def open_beneath(root: str | os.PathLike[str], names: Sequence[str], *, follow_symlinks: bool = False) -> int:
     """A descriptor of the file or directory that `names` lead to, one step for each, starting at `root`.
 
     Every step is taken from the descriptor of the one before, so that nobody can swap a directory for a link
@@ -310,7 +313,7 @@ def _http_errors() -> Iterator[None]:
 
 def guess_type(name: str) -> str:
     """The media type that a file name tells, with the charset for text: everything is taken for UTF-8."""
-    _, *suffixes = os.path.basename(name).split(".")
+    _, *suffixes = name.rpartition("/")[2].split(".")
     media_type, packed = _TYPES.guess_type("./x." + ".".join(suffixes[-2:]), strict=False)  # it wants a URL
     if packed is not None:
         return _PACKED_TYPES.get(packed, "application/octet-stream")

@@ -141,7 +141,8 @@ class TestKinds:
         """The outer callable decides the kind; the arity is that of what is called in the end."""
         route = route_of(handler)
         assert (route.kind, route.arity) == (kind, arity)
-        assert route.handler is handler and route.endpoint is handler
+        assert route.handler is handler
+        assert route.endpoint is handler
 
     @pytest.mark.parametrize(
         "handler",
@@ -165,7 +166,8 @@ class TestKinds:
     def test_blocking(self) -> None:
         """blocking=True makes a plain handler one for the thread pool."""
         route = route_of(plain, blocking=True)
-        assert route.kind is HandlerKind.BLOCKING and route.blocking
+        assert route.kind is HandlerKind.BLOCKING
+        assert route.blocking
         assert not route_of(plain).blocking
 
     @pytest.mark.parametrize("handler", [generator, coroutine, async_generator])

@@ -54,7 +54,8 @@ class TestHeaders:
         assert SECTION.getlist("Set-Cookie") == ["a=1", "b=2"]
         assert SECTION.getlist("absent") == []
         assert [value for name, value in SECTION.items() if name == "accept"] == ["text/html", "*/*;q=0.1"]
-        assert len(SECTION.items()) == 7 and ("cookie", "y=2") in SECTION.items()
+        assert len(SECTION.items()) == 7
+        assert ("cookie", "y=2") in SECTION.items()
         assert SECTION.raw[1] == (b"Set-Cookie", b"a=1")
 
     def test_it_is_a_mapping_of_names(self) -> None:
@@ -62,7 +63,8 @@ class TestHeaders:
         assert list(SECTION) == ["accept", "set-cookie", "cookie", "x-latin"]
         assert len(SECTION) == 4
         assert dict(SECTION)["cookie"] == "x=1; y=2"
-        assert len(Headers()) == 0 and not Headers()
+        assert len(Headers()) == 0
+        assert not Headers()
 
     def test_getlist_gives_a_copy(self) -> None:
         """What a handler does to the list does not change the headers."""
@@ -155,8 +157,10 @@ class TestEncodeHeader:
         """Response splitting is refused before anything is sent (RFC 9110 5.5, RFC 9114 10.3)."""
         with pytest.raises(HeaderInvalid) as caught:
             encode_header("x-a", value)
-        assert isinstance(caught.value, ValueError) and isinstance(caught.value, HandlerError)
-        assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+        assert isinstance(caught.value, ValueError)
+        assert isinstance(caught.value, HandlerError)
+        assert "\n" not in str(caught.value)
+        assert "\x1b" not in str(caught.value)
 
     def test_te_only_trailers(self) -> None:
         """te has one legal value in HTTP/3 (RFC 9114 4.2)."""

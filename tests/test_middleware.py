@@ -114,7 +114,8 @@ class TestMiddleware:
         router.add("GET", "/", generator)
         router.middleware(tracing([], "x"))
         route = compiled(router)
-        assert route.kind is HandlerKind.PLAIN and list(call(route)) == [b"generated"]
+        assert route.kind is HandlerKind.PLAIN
+        assert list(call(route)) == [b"generated"]
         assert route.endpoint is generator
 
     def test_around_a_blocking_handler(self) -> None:

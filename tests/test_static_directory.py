@@ -44,7 +44,7 @@ def content(response: FileResponse) -> bytes:
 
 def descriptors() -> int:
     """How many descriptors this process has open."""
-    return len(os.listdir("/dev/fd"))
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 @pytest.fixture(autouse=True)
@@ -298,7 +298,7 @@ class TestOpenBeneath:
     def test_directories_and_files(self, site: Path) -> None:
         """It opens either; what may be read is for the caller to say."""
         for names, directory in ((["docs"], True), (["docs", "up"], False), ([], True)):
-            fd = open_beneath(str(site), names)
+            fd = open_beneath(site, names)
             assert (os.fstat(fd).st_mode & 0o170000 == 0o040000) is directory
             os.close(fd)
 
@@ -310,4 +310,4 @@ class TestOpenBeneath:
             ["docs", "up", "..", "..", "..", "secret"],
         ):
             with pytest.raises(NotFound):
-                open_beneath(str(site), names)
+                open_beneath(site, names)
