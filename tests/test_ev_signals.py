@@ -68,15 +68,6 @@ def test_an_exception_of_a_signal_handler_leaves_run(loop: ev.Loop) -> None:
     keep.stop()
 
 
-def test_signal_just_before_run_is_not_slept_through(loop: ev.Loop) -> None:
-    """A signal whose handler is still due when run() begins does not wait for another event."""
-    keep = keep_open(loop)
-    with handled(signal.SIGUSR1, lambda *_: loop.stop()):
-        # One expression: no bytecode boundary at which Python would run the handler before run() is entered.
-        assert (signal.raise_signal(signal.SIGUSR1), loop.run()) == (None, True)  # type: ignore[func-returns-value]
-    keep.stop()
-
-
 def test_the_previous_wakeup_descriptor_is_fed_and_restored(loop: ev.Loop) -> None:
     """Another user of signal.set_wakeup_fd, asyncio for one, still gets each signal's number."""
     keep = keep_open(loop)
