@@ -301,6 +301,16 @@ class TestMount:
             api.resolve(b"GET", b"/y")
         api.add("GET", "/z", plain)
 
+    def test_a_duplicate_with_itself(self) -> None:
+        """One route that arrives at one path by two ways is a duplicate too."""
+        root, left, right, shared = Router(), Router(), Router(), Router()
+        for router in (left, right):
+            router.mount("/shared", shared)
+            root.mount("/api", router)
+        with pytest.raises(RouteError, match="already taken"):
+            shared.add("GET", "/x", plain)
+        assert root.resolve(b"OPTIONS", b"*").allowed == ("OPTIONS",)
+
     def test_parameters_must_differ_across_routers(self) -> None:
         """A parameter name cannot come twice in the whole pattern."""
         root, api = Router(), Router()

@@ -76,6 +76,7 @@ def site(tmp_path: Path) -> Path:
     ):
         (root / name).write_bytes(name.encode())
     (root / "a.txt.gz").write_bytes(b"packed")
+    (root / "back\\slash").touch()
     for name, target in {
         "inside": "docs/deep/b.txt",
         "inside-dir": "docs",
@@ -87,6 +88,7 @@ def site(tmp_path: Path) -> Path:
         "outside-dir": "..",
         "there-and-back": "../root/a.txt",
         "absolute": str(root / "a.txt"),
+        "absolute-inside": "/a.txt",
         "loop": "loop",
         "dangling": "nowhere",
         "device": "/dev/zero",
@@ -149,6 +151,8 @@ class TestStaticDirectory:
             "outside-dir/secret",
             "there-and-back",
             "absolute",
+            "absolute-inside",
+            "back\\slash",
             "loop",
             "dangling",
             "device",
@@ -249,6 +253,21 @@ class TestStaticDirectory:
         monkeypatch.setattr(os, "open", failing)
         with pytest.raises(error):
             StaticDirectory(site).plan("docs/deep/b.txt", "GET", NONE)
+
+    def test_a_device_is_not_even_opened(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Opening may wait or do something: what is no file is refused by its looks."""
+        opened = []
+        real = os.open
+
+        def watching(name: Any, *args: Any, **kwargs: Any) -> int:
+            opened.append(name)
+            return real(name, *args, **kwargs)
+
+        monkeypatch.setattr(os, "open", watching)
+        for name in ("fifo", "device"):
+            with pytest.raises(NotFound):
+                StaticDirectory(site, follow_symlinks=True).plan(name, "GET", NONE)
+        assert opened == [site, site]
 
     def test_a_directory_swapped_for_a_link(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Between the look at a name and its opening it becomes a link that leaves: still not found."""
