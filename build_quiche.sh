@@ -9,21 +9,21 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-Usage: build_quiche.sh [--debug] [--system] [--test] [--print-dir] [--print-sources]
-                       [--check-tools]
+Usage: build_quiche.sh [--debug | --system | --test | --check-tools |
+                        --print-dir | --print-sources | --help]
 
 Builds the patched quiche (third_party/quiche) once per state of its inputs and
 copies libquiche and its headers to quiche_h3/_libs. Prints that directory.
 
-  --debug        build with debug symbols, assertions and overflow checks
-  --system       use an installed quiche: from QUICHE_PREFIX (lib/, include/) or
-                 pkg-config. It lacks our patches, and the functions of
-                 quiche_h3_extra.h answer "not supported"
-  --test         run the Rust tests of third_party/quiche on the patched sources
-  --print-dir    print the cache directory of the result, build nothing
+  --debug          build with debug symbols, assertions and overflow checks
+  --system         use an installed quiche: from QUICHE_PREFIX (lib/, include/)
+                   or pkg-config. It lacks our patches, and the functions of
+                   quiche_h3_extra.h answer "not supported"
+  --test           run the tests of our patches on the patched sources
+  --check-tools    look for the tools, and install them where that is allowed
+  --print-dir      print the cache directory of the result, build nothing
   --print-sources  fetch quiche's unpatched sources, print their directory
-  --check-tools  look for the tools only, and install them where that is allowed
-  --help         this text
+  --help           this text
 
 Environment:
   QUICHE_H3_CACHE  the cache (default: ${XDG_CACHE_HOME:-~/.cache}/quiche_h3)

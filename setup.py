@@ -47,13 +47,18 @@ def extension(source: Path) -> Extension:
     module = source.with_suffix("")
     beside = module.with_name(module.name + "_io.c")
     origin = "@loader_path" if MACOS else "$ORIGIN"
-    up = "/..".join([""] * len(source.parent.relative_to(PACKAGE).parts + ("",)))
+    up = "/.." * len(source.parent.relative_to(PACKAGE).parts)
     # Every module is offered both libraries; the linker keeps those it uses.
     keep_used = "-Wl,-dead_strip_dylibs" if MACOS else "-Wl,--as-needed"
     return Extension(
         ".".join(module.parts),
         [str(path) for path in (source, beside) if path.exists()],
-        include_dirs=[str(LIBS / "include"), str(source.parent), str(PACKAGE / "_core"), *prefix_dirs("include")],
+        include_dirs=[
+            str(LIBS / "include"),
+            str(source.parent),
+            str(PACKAGE / "_core"),
+            *prefix_dirs("include"),
+        ],
         library_dirs=prefix_dirs("lib"),
         extra_compile_args=["-O1", "-g"] if DEBUG else ["-O3", "-g0"],
         extra_link_args=[keep_used, str(LIBS / quiche_name()), "-lev", f"-Wl,-rpath,{origin}{up}/_libs"],
@@ -68,7 +73,7 @@ def quiche_name() -> str:
 
 def prefix_dirs(kind: str) -> list[str]:
     """Where BSD ports and Homebrew put libev, which their compilers do not search by themselves."""
-    return [path for path in (f"/opt/homebrew/{kind}", f"/usr/local/{kind}") if os.path.isdir(path)]
+    return [path for path in (f"/opt/homebrew/{kind}", f"/usr/local/{kind}") if Path(path).is_dir()]
 
 
 def build_libraries() -> None:
@@ -87,7 +92,9 @@ def bundle_libev() -> None:
     if MACOS:
         return
     compiler = os.environ.get("CC", "cc").split()
-    found = subprocess.run([*compiler, "-print-file-name=libev.so"], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [*compiler, "-print-file-name=libev.so"], capture_output=True, text=True, check=True
+    )
     library = Path(found.stdout.strip())
     if not library.is_absolute():
         library = Path("/usr/local/lib/libev.so")
