@@ -294,7 +294,7 @@ install_libs() {
 
 # An installed quiche, copied like our own, so that the wheel and the rpath need no second way.
 use_system() {
-    local include libdir name from
+    local include libdir name
     if [ -n "${QUICHE_PREFIX:-}" ]; then
         include=$QUICHE_PREFIX/include
         libdir=$QUICHE_PREFIX/lib
@@ -304,7 +304,7 @@ use_system() {
     else
         die "--system: no installed quiche found; set QUICHE_PREFIX, or PKG_CONFIG_PATH to where quiche.pc lies"
     fi
-    from=$(mktemp -d "${TMPDIR:-/tmp}/quiche.XXXXXX")
+    from=$(mktemp -d "${TMPDIR:-/tmp}/quiche.XXXXXX") # not local: the trap needs it
     trap 'rm -rf "$from"' EXIT
     mkdir "$from/include"
     name=$(lib_name)
@@ -324,7 +324,7 @@ main() {
         case $1 in
             --debug) profile=debugging ;;
             --system) action=system ;;
-            --test) action=test ;;
+            --test) action='test' ;;
             --print-dir | --print-sources) action=${1#--} ;;
             --check-tools) action=check-tools ;;
             -h | --help)

@@ -119,12 +119,57 @@ def test_build_script_is_idempotent() -> None:
     assert QUICHE.stat().st_mtime_ns == before
 
 
+def copy_of_sources(directory: Path) -> Path:
+    """Just enough of a clone for build_quiche.sh to work in."""
+    clone = mkdir(directory / "clone")
+    run("cp", "-R", ROOT / "third_party", ROOT / "build_quiche.sh", clone)
+    return clone
+
+
+def test_tools_that_are_missing_are_named(tmp_path: Path) -> None:
+    """Where nothing may be installed, one message names what is missing and how to get it."""
+    programs = mkdir(tmp_path / "bin")
+    for name, output in (("id", "1000"), ("rustc", "rustc 1.60.0 (abc 2022-04-04)"), ("rustup", "")):
+        (programs / name).write_text(f"#!/bin/sh\necho '{output}'\ntest {name} != rustup\n")
+        (programs / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", ROOT / "build_quiche.sh", "--check-tools"],
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHON": "/nowhere/python"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "sudo apt-get install python3-dev" in done.stderr
+    assert "Rust 1.88 or newer (found: rustc 1.60.0" in done.stderr
+    assert "rustup toolchain install" in done.stderr
+
+
+def test_installed_quiche_is_used_on_request(tmp_path: Path) -> None:
+    """--system takes library and header from QUICHE_PREFIX, and says that our own functions are not in it."""
+    prefix, clone = tmp_path / "prefix", copy_of_sources(tmp_path)
+    run("mkdir", "-p", prefix / "lib", prefix / "include")
+    run("cp", QUICHE, prefix / "lib" / f"libquiche{QUICHE.suffix if sys.platform == 'darwin' else '.so'}")
+    run("cp", LIBS / "include/quiche.h", prefix / "include")
+    libs = Path(run("bash", clone / "build_quiche.sh", "--system", QUICHE_PREFIX=str(prefix)).strip())
+    assert libs == clone / "quiche_h3/_libs"
+    assert (libs / QUICHE.name).read_bytes() == QUICHE.read_bytes()
+    assert (libs / "include/quiche_h3_extra.h").read_text().startswith("#define QUICHE_H3_NO_EXTRA 1\n")
+
+    program = tmp_path / "extra.c"
+    program.write_text(
+        '#include <stdbool.h>\n#include "quiche_h3_extra.h"\n'
+        "int main(void) { uint64_t pair[2] = {1, 2};\n"
+        "return quiche_h3_config_set_additional_settings(0, pair, 1) != QUICHE_H3_EXTRA_UNSUPPORTED; }\n"
+    )
+    run("cc", "-Wall", "-Werror", "-I", libs / "include", program, "-o", tmp_path / "extra")
+    run(tmp_path / "extra")
+
+
 @pytest.mark.slow
 def test_patch_that_does_not_fit_is_named(tmp_path: Path) -> None:
     """A patch is never applied in part or in another place: the build stops and says which it is."""
     sources = Path(run("bash", "build_quiche.sh", "--print-sources").strip())
-    copy = tmp_path / "clone"
-    run("cp", "-R", ROOT / "third_party", ROOT / "build_quiche.sh", mkdir(copy))
+    copy = copy_of_sources(tmp_path)
     cache = mkdir(tmp_path / "cache")
     work = mkdir(cache / sources.parent.name)
     for name in ("pristine", "vendor", "quiche-name"):
