@@ -230,6 +230,10 @@ class Router:
 
     # Resolution
 
+    def routes(self) -> list[Route]:
+        """All routes there are now, mounted ones included, each with its full pattern and its middleware."""
+        return list(self._collect("", (), ()))
+
     def compile(self) -> None:
         """Build the tables now; otherwise `resolve()` does when something has changed.
 
@@ -238,7 +242,7 @@ class Router:
         version = self._version
         tree = Node[Route]()
         exact: dict[bytes, dict[bytes, Route]] = {}
-        for route in self._collect("", (), ()):
+        for route in self.routes():
             pattern = parse_pattern(route.pattern)
             if route.pattern in NO_PATH:
                 table = exact.setdefault(route.pattern.encode(), {})

@@ -57,6 +57,11 @@ cdef struct engine_counters:
     uint64_t packets_retransmitted
     uint64_t datagrams_received
     uint64_t datagrams_sent
+    uint64_t bytes_received
+    uint64_t bytes_sent
+    uint64_t bytes_lost
+    uint64_t closed_by_peer
+    uint64_t closed_by_us
     uint64_t pto_count
     uint64_t migrations
 

@@ -429,6 +429,11 @@ cdef class Endpoint:
         return self.dirty_head != NULL and not self.blocked
 
     @property
+    def turning(self):
+        """A turn is in progress: this is called from one of its handlers."""
+        return self.in_turn
+
+    @property
     def blocked(self):
         """Some socket takes no more: what is left waits until it is writable."""
         cdef int i
@@ -528,7 +533,12 @@ cdef class Endpoint:
         """Takes a closed connection out of every table, tells the application, frees everything."""
         cdef conn_t *c = &conn.c
         cdef quiche_stats s
-        cdef unsigned i
+        cdef quiche_path_stats p
+        cdef c_bool app
+        cdef uint64_t code
+        cdef const uint8_t *reason = NULL
+        cdef size_t reason_len = 0
+        cdef size_t i
         for i in range(c.cid_count):
             cid_table_remove(&self.table, c.cids[i].id, c.cids[i].len)
         c.cid_count = 0
@@ -541,7 +551,17 @@ cdef class Endpoint:
         self.n.packets_retransmitted += s.retrans
         self.n.datagrams_received += s.dgram_recv
         self.n.datagrams_sent += s.dgram_sent
+        self.n.bytes_received += s.recv_bytes
+        self.n.bytes_sent += s.sent_bytes
+        self.n.bytes_lost += s.lost_bytes
+        for i in range(s.paths_count):
+            if quiche_conn_path_stats(c.quic, i, &p) == 0:
+                self.n.pto_count += p.total_pto_count
         self.n.closed += 1
+        if quiche_conn_peer_error(c.quic, &app, &code, &reason, &reason_len):
+            self.n.closed_by_peer += 1
+        elif quiche_conn_local_error(c.quic, &app, &code, &reason, &reason_len):
+            self.n.closed_by_us += 1
         if quiche_conn_is_timed_out(c.quic):
             self.n.timed_out += 1
         if not c.established:

@@ -88,6 +88,7 @@ cdef class Http3(Protocol):
     cdef uint64_t highest_request       # the first stream id that was not seen yet
     cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1
+    cdef int on_request(self, uint64_t stream_id, FieldSection fields, int result, bint more) except -1
     cdef int on_event(self, uint64_t stream_id, quiche_h3_event *event) except -1
     cdef int read_datagrams(self) except -1
     cdef int open_waiting(self) except -1
@@ -101,6 +102,7 @@ cdef class Stream:
     cdef readonly bint receiving        # the peer may still send
     cdef readonly bint sending          # we may still send
     cdef readonly bint head_sent
+    cdef readonly bint early_data       # the request came before the handshake was complete
     cdef object head                    # (pairs, fin) that stream credit holds back, else None
     cdef object queue                   # deque of bytes not yet taken by quiche, or None
     cdef Py_ssize_t offset              # bytes of queue[0] that were taken

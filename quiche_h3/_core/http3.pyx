@@ -239,6 +239,7 @@ cdef class Http3(Protocol):
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1:
         cdef FieldSection fields
         cdef int kind, result
+        cdef bint more
         if stream is None:
             kind = FIELDS_REQUEST
         elif self.server or stream.fields is not None:
@@ -248,6 +249,7 @@ cdef class Http3(Protocol):
         field_section_begin(&section, kind, &self.limits.c)
         quiche_h3_event_for_each_header(event, collect, &section)
         result = field_section_end(&section)
+        more = quiche_h3_event_headers_has_more_frames(event)
         quiche_h3_event_free(event)
         fields = FieldSection.__new__(FieldSection)
         fields.data = PyBytes_FromStringAndSize(<char *>section.data, section.len if result == FIELDS_OK else 0)
@@ -255,7 +257,7 @@ cdef class Http3(Protocol):
         fields.host = section.host
         fields.content_length = section.content_length
         if stream is None:
-            self.on_request(stream_id, fields, result)
+            self.on_request(stream_id, fields, result, more)
             return 0
         if result != FIELDS_OK:
             self.counters.n.malformed += 1
@@ -272,25 +274,30 @@ cdef class Http3(Protocol):
             stream.handler.on_headers(fields, False)
         return 0
 
-    def on_request(self, uint64_t stream_id, FieldSection fields, int result):
+    cdef int on_request(self, uint64_t stream_id, FieldSection fields, int result, bint more) except -1:
         cdef Stream stream = Stream.__new__(Stream)
         stream.http3 = self
         stream.id = stream_id
-        stream.receiving = stream.sending = True
+        stream.receiving = more
+        stream.sending = True
+        stream.early_data = not self.connection.c.established
         stream.fields = fields
         if stream_id >= self.highest_request:
             self.highest_request = stream_id + 4
         if self.refuse_from >= 0 and stream_id >= <uint64_t>self.refuse_from:
             stream.reset(H3ErrorCode.H3_REQUEST_REJECTED)  # RFC 9114 5.2: safe to try elsewhere
-            return
-        self.streams[stream_id] = stream
+            return 0
         self.counters.n.requests += 1
         if result == FIELDS_OK:
             self.app.request(stream)
-            return
-        self.counters.n.malformed += 1
-        stream.fields = None
-        self.app.refused(stream, 431 if result == FIELDS_TOO_LARGE else 414 if result == FIELDS_PATH_TOO_LONG else 400)
+        else:
+            self.counters.n.malformed += 1
+            self.app.refused(
+                stream, 431 if result == FIELDS_TOO_LARGE else 414 if result == FIELDS_PATH_TOO_LONG else 400)
+        # Most requests are answered by now; only the others are found again by their events.
+        if (stream.sending or stream.receiving) and self.h3 != NULL:
+            self.streams[stream_id] = stream
+        return 0
 
     # Client
 
@@ -392,6 +399,16 @@ cdef class Stream:
         if not self.sending or self.fin_queued or self.trailers is not None:
             raise StreamClosed("the stream's sending half is closed")
 
+    def send_datagram(self, bytes payload):
+        """Sends an HTTP datagram of this request (RFC 9297 2.1): its quarter stream ID goes before."""
+        cdef uint64_t quarter = self.id // 4
+        self.check_open()
+        if not self.http3.datagrams_enabled_by_peer:
+            raise DatagramNotEnabled("the peer takes no HTTP datagrams")
+        size = 1 if quarter < 1 << 6 else 2 if quarter < 1 << 14 else 4 if quarter < 1 << 30 else 8
+        prefix = quarter.to_bytes(size, "big")
+        self.http3.send_datagram(bytes([prefix[0] | (size.bit_length() - 1) << 6]) + prefix[1:] + payload)
+
     # Receiving
 
     def recv(self, Py_ssize_t n=SCRATCH):
@@ -459,6 +476,10 @@ cdef class Stream:
         if rc < 0:
             check_h3(rc)
         self.head_sent = True
+        if self.http3.server and n > 0:
+            i = fields[0].value[0] - 48  # the status comes first
+            if 1 <= i <= 5:
+                self.http3.counters.n.responses[i] += 1
         if fin:
             self.sent_fin()
         return 0

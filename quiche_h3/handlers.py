@@ -1,0 +1,549 @@
+"""From a request stream to a running handler, and from what the handler does to its response.
+
+`Dispatcher` is the application of the HTTP/3 layer: it finds the route and starts the handler. A request
+that is answered at once needs nothing more; for every other one an `Exchange` listens to the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from .body import AsyncBody, BlockingBody, Body
+from .config import ServerConfig
+from .errors import (
+    ConnectionClosed,
+    H3ErrorCode,
+    HandlerError,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    QuicheH3Error,
+    ServiceUnavailable,
+    StreamReset,
+    error_to_status,
+)
+from .headers import Headers
+from .logs import log_access
+from .request import Request
+from .response import Response
+from .routing import ErrorHandler, HandlerKind, Route, Router
+from .threads import BlockingResponse, ThreadStream
+
+if TYPE_CHECKING:
+    from ._core.connection import Connection
+    from ._core.http3 import FieldSection, Stream
+
+log: Final = logging.getLogger("quiche_h3")
+_REASONS: Final = {
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+
+class Exchange:
+    """A request whose answer takes longer than one call: what its handler waits for, and who is waiting."""
+
+    __slots__ = (
+        "_after_drain",
+        "_after_read",
+        "_buffer",
+        "_running",
+        "_started",
+        "_task",
+        "dispatcher",
+        "downloading",
+        "error",
+        "producer",
+        "request",
+        "response",
+        "route",
+        "stream",
+    )
+
+    def __init__(self, dispatcher: Dispatcher, stream: Stream, request: Request, response: Response) -> None:
+        self.dispatcher = dispatcher
+        self.stream = stream
+        self.request = request
+        self.response = response
+        self.route: Route | None = None
+        self.error: QuicheH3Error | None = None
+        self.producer: Iterator[Any] | None = None
+        self.downloading = False
+        self._after_drain: Callable[[], None] | None = None
+        self._after_read: Callable[[], None] | None = None
+        self._buffer: list[bytes] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._running = False
+        self._started = time.monotonic()
+        stream.handler = self
+
+    # The body's source
+
+    @property
+    def ended(self) -> bool:
+        """The whole body was read, or will never be."""
+        return not self.stream.receiving
+
+    def take(self, size: int) -> bytes:
+        """Body bytes that are there now. Raises what broke the stream."""
+        if self.error is not None:
+            raise self.error
+        return self.stream.recv(size)
+
+    def when_readable(self, callback: Callable[[], None]) -> None:
+        """Calls back once when there is more to take, or nothing more to wait for."""
+        if self.error is not None or not self.stream.receiving:
+            callback()
+        else:
+            self._after_read = callback
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Calls back once when all that was queued is taken, or the stream is over."""
+        if self.error is not None or not self.stream.pending:
+            callback()
+        else:
+            self._after_drain = callback
+
+    def take_download_slot(self) -> bool:
+        """Counts this response among the connection's downloads; False when there are too many."""
+        limit = self.dispatcher.config.max_active_downloads_per_conn
+        if limit:
+            streams = self.stream.http3.streams.values()
+            if sum(1 for s in streams if s.handler is not None and s.handler.downloading) >= limit:
+                return False
+            self.downloading = True
+        return True
+
+    # Running
+
+    def begin(self, route: Route) -> None:
+        """Starts the handler in the manner of its kind."""
+        self.route = route
+        kind = route.kind
+        limit = self.dispatcher.config.max_request_body_size
+        if kind is HandlerKind.PLAIN:
+            self._buffer = []  # called when the body is complete
+            return
+        self._running = True
+        if kind is HandlerKind.GENERATOR:
+            self.request.body = Body(self, limit=limit)
+            self._attempt(lambda: self.produce(self.call()))
+        elif kind is HandlerKind.BLOCKING:
+            self.dispatcher.run_blocking(self)
+        else:
+            self.request.body = AsyncBody(self, limit=limit)
+            self._task = self.dispatcher.spawn(self._run_coroutine())
+
+    def call(self) -> Any:
+        """Calls the handler with as many arguments as it takes."""
+        route = self.route
+        assert route is not None
+        return route.handler(*(self.request, self.response)[: route.arity])
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as exc:
+            self.fail(exc)
+
+    async def _run_coroutine(self) -> None:
+        try:
+            result = self.call()
+            if inspect.isawaitable(result):
+                result = await result
+            if isinstance(result, AsyncIterator):
+                await self._send_all(result)
+            else:
+                self.response.finish_with(result)
+            self.done()
+        except asyncio.CancelledError:
+            if self.error is None:
+                self.response.reset(H3ErrorCode.H3_REQUEST_CANCELLED)
+            self.done(failed=True)
+        except Exception as exc:
+            self.fail(exc)
+
+    async def _send_all(self, chunks: AsyncIterator[Any]) -> None:
+        async for chunk in chunks:
+            await self.response.write_all(chunk)
+        if not self.response.ended:
+            self.response.end()
+
+    def produce(self, chunks: Iterator[Any]) -> None:
+        """Pulls chunks while the stream takes them."""
+        self.producer = chunks
+        self._pull()
+
+    def _pull(self) -> None:
+        producer, stream, body = self.producer, self.stream, self.request.body
+        if producer is None:
+            return
+        try:
+            while stream.sending and self.error is None:
+                if stream.pending:
+                    self._after_drain = self._pull
+                    return
+                try:
+                    item = next(producer)
+                except StopIteration as stop:
+                    self.producer = None
+                    self._produced(stop.value)
+                    return
+                if item is body:
+                    if stream.receiving and not self._readable():
+                        self._after_read = self._pull
+                        return
+                elif item:
+                    self.response.write_all(item)
+        except Exception as exc:
+            self.fail(exc)
+
+    def _readable(self) -> bool:
+        """Whether the body has bytes: taken out and given back, as quiche cannot be asked."""
+        data = self.take(65_536)
+        self.request.body.unread(data)
+        return bool(data)
+
+    def _produced(self, value: Any) -> None:
+        """A generator's own return value ends the response as a plain handler's would."""
+        if not self.response.ended:
+            self.response.finish_with(value) if value is not None else self.response.end()
+        self.done()
+
+    def done(self, failed: bool = False) -> None:
+        """The handler is through. What is left of the request body is not wanted."""
+        self._running = False
+        self.dispatcher.handler_ended(self, failed)
+        if not self.stream.sending:
+            self.stream.stop_receiving(H3ErrorCode.H3_NO_ERROR)
+
+    def fail(self, exc: Exception) -> None:
+        """The handler raised."""
+        self._close_producer()
+        if self.error is None:
+            self.dispatcher.answer_error(self.request, self.response, exc, self.route)
+        self.done(failed=True)
+
+    def _close_producer(self) -> None:
+        producer, self.producer = self.producer, None
+        close = getattr(producer, "close", None)
+        if close is not None:
+            try:
+                close()
+            except Exception:
+                log.exception("a generator handler failed while it was closed")
+
+    # Calls of the HTTP/3 layer
+
+    def on_readable(self) -> None:
+        if self._buffer is not None:
+            self._fill_buffer()
+            return
+        callback, self._after_read = self._after_read, None
+        if callback is not None:
+            callback()
+
+    def _fill_buffer(self) -> None:
+        buffer = self._buffer
+        assert buffer is not None
+        while chunk := self.stream.recv():
+            buffer.append(chunk)
+        if self.stream.bytes_received > self.dispatcher.config.max_non_streaming_body_bytes:
+            self._buffer = None
+            self.fail(PayloadTooLarge("the body is larger than max_non_streaming_body_bytes"))
+
+    def on_trailers(self, fields: FieldSection) -> None:
+        self.request.trailers = Headers(fields.pairs())
+
+    def on_finished(self) -> None:
+        expected = self.request.content_length
+        if expected is not None and expected != self.stream.bytes_received and self.error is None:
+            # RFC 9114 4.1.2: a body of another length than announced makes the message malformed.
+            self.response.reset(H3ErrorCode.H3_MESSAGE_ERROR)
+            self._broken(StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False))
+            return
+        if self._buffer is not None:
+            self.request.body = Body(buffer=b"".join(self._buffer))
+            self._buffer = None
+            self._running = True
+            self._attempt(self._answer)
+            return
+        self.on_readable()
+
+    def _answer(self) -> None:
+        self.response.finish_with(self.call())
+        if self.producer is None:
+            self.done()
+
+    def on_drained(self) -> None:
+        callback, self._after_drain = self._after_drain, None
+        if callback is not None:
+            callback()
+
+    def on_sent(self) -> None:
+        self.downloading = False
+        if not self._running and self.stream.receiving and self._buffer is None:
+            self.stream.stop_receiving(H3ErrorCode.H3_NO_ERROR)
+        self.dispatcher.log_access(self.request, self.response, self._started)
+
+    def on_reset(self, code: int) -> None:
+        self._broken(StreamReset(code, True))
+
+    def on_closed(self, error: ConnectionClosed) -> None:
+        self._broken(error)
+
+    def _broken(self, error: QuicheH3Error) -> None:
+        """The stream is over: whoever waits is told, once."""
+        if self.error is not None:
+            return
+        self.error = error
+        self.downloading = False
+        self._buffer = None
+        waiting = (self._after_read, self._after_drain)
+        self._after_read = self._after_drain = None
+        if self.producer is not None:
+            self._close_producer()
+            self.done(failed=True)
+        if self._task is not None:
+            self._task.cancel()
+        for callback in waiting:
+            if callback is not None and callback != self._pull:
+                callback()
+
+
+class Dispatcher:
+    """The server's application: routes requests, runs handlers, answers errors, counts both."""
+
+    def __init__(self, config: ServerConfig, router: Router) -> None:
+        self.config = config
+        self.router = router
+        self.started = self.finished = self.failed = self.rejected = self.blocking = 0
+        self.post: Callable[..., None] | None = None  # runs a function in the loop's thread
+        self.spawn: Callable[[Any], asyncio.Task[None]] = self._no_asyncio
+        self._pool: ThreadPoolExecutor | None = None
+        self._exchange_of = self.exchange_for
+        self._own_fields = [(b"server", config.server_header.encode())] if config.server_header else []
+
+    @staticmethod
+    def _no_asyncio(coroutine: Any) -> asyncio.Task[None]:
+        coroutine.close()
+        raise RuntimeError("async handlers need an asyncio loop: register them before run(), or use serve()")
+
+    def request(self, stream: Stream) -> None:
+        """A request is complete up to its body."""
+        self.started += 1
+        fields = stream.fields
+        method = fields.method
+        path = fields.path or b""
+        if b"?" in path:
+            path = path[: path.index(b"?")]
+        params: dict[str, str] = {}
+        request = Request(stream, params, Body())
+        response = Response(
+            request, stream, self._exchange_of, self.config.max_response_queue_bytes, method == b"HEAD"
+        )
+        if self._own_fields:
+            response.add_pairs(self._own_fields)
+        table = self.router.exact.get(path)
+        route = None if table is None else table.get(method)
+        try:
+            if route is None:
+                match = self.router.resolve(method, path)
+                route = match.route
+                params.update(match.params)
+                if route is None:
+                    self._answer_options(response, match.allowed)
+                    return
+            self._admit(stream)
+            if route.kind is not HandlerKind.PLAIN or stream.receiving:
+                Exchange(self, stream, request, response).begin(route)
+                return
+            response.finish_with(route.handler(*(request, response)[: route.arity]))
+        except Exception as exc:
+            self.answer_error(request, response, exc, route)
+            self.failed += 1
+            self._log_now(request, response)
+            return
+        if stream.handler is None:
+            self.finished += 1
+            self._log_now(request, response)
+
+    def refused(self, stream: Stream, status: int) -> None:
+        """A request that is malformed or over a limit: it gets its status and nothing else."""
+        stream.send_headers([(b":status", b"%d" % status), (b"content-length", b"0")], True)
+        code = H3ErrorCode.H3_MESSAGE_ERROR if status == 400 else H3ErrorCode.H3_NO_ERROR
+        stream.stop_receiving(code)
+
+    def goaway(self, connection: Connection, stream_id: int) -> None:
+        """A client's GOAWAY is about pushes, of which there are none (RFC 9114 5.2)."""
+
+    def exchange_for(self, response: Response) -> Exchange:
+        """The exchange of a response whose handler turned out to need one."""
+        stream = response.stream
+        if stream.handler is None:
+            stream.handler = Exchange(self, stream, response.request, response)
+        exchange: Exchange = stream.handler
+        return exchange
+
+    def _admit(self, stream: Stream) -> None:
+        config = self.config
+        limit = config.max_active_requests_per_conn
+        if limit and len(stream.http3.streams) >= limit:
+            self.rejected += 1
+            log.warning("connection %d has %d requests in flight: answering 503", stream.connection.id, limit)
+            raise ServiceUnavailable("too many requests in flight on this connection")
+        if stream.fields.content_length > config.max_request_body_size:
+            raise PayloadTooLarge("the body is larger than max_request_body_size")
+
+    @staticmethod
+    def _answer_options(response: Response, allowed: tuple[str, ...]) -> None:
+        response.status(204).header("allow", ", ".join(allowed))
+        response.end()
+
+    # Errors
+
+    def answer_error(self, request: Request, response: Response, exc: Exception, route: Route | None) -> None:
+        """Answers for what a handler raised, by the program's error handler or by the status map."""
+        if isinstance(exc, (StreamReset, ConnectionClosed)):
+            return
+        handler = (self.router if route is None else route).error_handler(exc)
+        if handler is not None and not response.headers_sent:
+            try:
+                self._call_error_handler(handler, request, response, exc)
+                return
+            except Exception as second:
+                second.__context__ = exc
+                exc = second
+        expected = isinstance(exc, HandlerError)
+        if not expected:
+            log.error("handler of %s failed", request.raw_path.decode("latin-1"), exc_info=exc)
+        stream = response.stream
+        if response.headers_sent:
+            if stream.sending:
+                response.reset(H3ErrorCode.H3_INTERNAL_ERROR)
+            return
+        status = error_to_status(exc)
+        response.replace_headers(self._own_fields)
+        response.status(status)
+        if isinstance(exc, MethodNotAllowed):
+            response.header("allow", ", ".join(exc.allowed))
+        text = str(exc) if expected and status < 500 else _REASONS.get(status, "Error")
+        try:
+            response.finish_with(f"{status} {text}\n")
+            stream.stop_receiving(H3ErrorCode.H3_NO_ERROR)
+        except QuicheH3Error:
+            log.debug("no answer could be sent for %r", exc, exc_info=True)
+
+    def _call_error_handler(
+        self, handler: ErrorHandler, request: Request, response: Response, exc: Exception
+    ) -> None:
+        response.replace_headers(self._own_fields)
+        response.status(error_to_status(exc))
+        result = handler.handler(request, response, exc)
+        if not inspect.isawaitable(result):
+            response.finish_with(result)
+            return
+
+        async def answer() -> None:
+            try:
+                response.finish_with(await result)
+            except Exception as second:
+                self.answer_error(request, response, second, None)
+
+        self.spawn(answer())
+
+    # Threads
+
+    def run_blocking(self, exchange: Exchange) -> None:
+        """Runs a blocking handler in the pool, or refuses it when too many wait for a thread."""
+        config = self.config
+        if self.blocking >= config.handler_threads + config.blocking_queue_limit:
+            self.rejected += 1
+            exchange.fail(ServiceUnavailable("too many requests wait for a thread"))
+            return
+        self.blocking += 1
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(config.handler_threads, "quiche_h3-handler")
+        assert self.post is not None
+        stream = ThreadStream(exchange, self.post, config.max_response_queue_bytes)
+        first = exchange.response
+        exchange.request.body = BlockingBody(stream, limit=config.max_request_body_size)
+        exchange.response = BlockingResponse(
+            exchange.request, stream, lambda _: exchange, config.max_response_queue_bytes, first.head_only
+        )
+        exchange.response.add_pairs(self._own_fields)
+        self._pool.submit(self._blocking, exchange)
+
+    def _blocking(self, exchange: Exchange) -> None:
+        assert self.post is not None
+        try:
+            exchange.response.finish_with(exchange.call())
+        except Exception as exc:
+            self.post(self._blocking_ended, exchange, exc)
+        else:
+            self.post(self._blocking_ended, exchange, None)
+
+    def _blocking_ended(self, exchange: Exchange, exc: Exception | None) -> None:
+        self.blocking -= 1
+        if exc is None:
+            exchange.done()
+            return
+        # From here on the loop's thread answers, on the stream itself.
+        exchange.response = exchange.response.moved_to(exchange.stream, self._exchange_of)
+        exchange.fail(exc)
+
+    def handler_ended(self, exchange: Exchange, failed: bool) -> None:
+        """Counts."""
+        if failed:
+            self.failed += 1
+        else:
+            self.finished += 1
+
+    def close(self) -> None:
+        """Lets the threads go; those that still run keep the process alive until they return."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    # Access log
+
+    def _log_now(self, request: Request, response: Response) -> None:
+        if self.config.access_log and response.ended:
+            self.log_access(request, response, None)
+
+    def log_access(self, request: Request, response: Response, started: float | None) -> None:
+        """One line for an answered request."""
+        if self.config.access_log:
+            log_access(
+                request.peer_address,
+                request.method,
+                request.raw_path.decode("latin-1"),
+                response.status_code,
+                response.bytes_sent,
+                0.0 if started is None else time.monotonic() - started,
+                request.conn_id,
+                request.stream_id,
+            )
+
+    def counters(self) -> dict[str, int]:
+        """Handlers started, finished and failed; how many run, wait for a thread, and were refused."""
+        pool = self.config.handler_threads
+        return {
+            "started": self.started,
+            "finished": self.finished,
+            "failed": self.failed,
+            "active": self.started - self.finished - self.failed,
+            "blocking_queued": max(0, self.blocking - pool),
+            "rejected_503": self.rejected,
+        }

@@ -1,0 +1,67 @@
+"""The polling mode: requests become events in a queue, and the program answers them when it comes to it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ._core.http3 import FieldSection, Stream
+from .body import Body
+from .config import ServerConfig
+from .errors import QuicheH3Error
+from .events import BodyEvent, Event, FailedEvent, FinishedEvent, RequestEvent
+from .handlers import Dispatcher, Exchange
+from .request import Request
+from .response import Response
+from .routing import Router
+
+
+class PolledExchange(Exchange):
+    """Turns what happens on a stream into events."""
+
+    __slots__ = ("_events",)
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        stream: Stream,
+        request: Request,
+        response: Response,
+        events: deque[Event],
+    ) -> None:
+        super().__init__(dispatcher, stream, request, response)
+        self._events = events
+
+    def on_readable(self) -> None:
+        self._events.append(BodyEvent(self.request, self.response))
+
+    def on_trailers(self, fields: FieldSection) -> None:
+        super().on_trailers(fields)
+
+    def on_finished(self) -> None:
+        self._events.append(FinishedEvent(self.request, self.response))
+
+    def _broken(self, error: QuicheH3Error) -> None:
+        if self.error is None:
+            super()._broken(error)
+            self._events.append(FailedEvent(self.request, self.response, error))
+
+
+class PollingDispatcher(Dispatcher):
+    """Queues requests instead of calling handlers."""
+
+    def __init__(self, config: ServerConfig, router: Router, events: deque[Event]) -> None:
+        super().__init__(config, router)
+        self._events = events
+
+    def request(self, stream: Stream) -> None:
+        self.started += 1
+        request = Request(stream, {}, Body())
+        head_only = stream.fields.method == b"HEAD"
+        response = Response(
+            request, stream, self._exchange_of, self.config.max_response_queue_bytes, head_only
+        )
+        exchange = PolledExchange(self, stream, request, response, self._events)
+        request.body = Body(exchange, limit=self.config.max_request_body_size)
+        self._events.append(RequestEvent(request, response))
+        if not stream.receiving:
+            self._events.append(FinishedEvent(request, response))

@@ -1,0 +1,143 @@
+"""The request as a handler sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qs, unquote
+
+from .body import Body
+from .headers import Headers
+
+if TYPE_CHECKING:
+    from ._core.connection import Connection
+    from ._core.http3 import Stream
+
+Address = tuple[str, int]
+
+
+class Priority(NamedTuple):
+    """How the client ranks a response (RFC 9218 4): urgency 0 (first) to 7, and whether parts of it are of use."""
+
+    urgency: int = 3
+    incremental: bool = False
+
+    @classmethod
+    def parse(cls, value: str) -> Priority:
+        """Reads a Priority field value; what is not understood keeps its default (RFC 9218 4)."""
+        urgency, incremental = 3, False
+        for item in value.split(","):
+            key, _, text = item.strip().partition("=")
+            if key == "u" and text in ("0", "1", "2", "3", "4", "5", "6", "7"):
+                urgency = int(text)
+            elif key == "i" and text in ("", "?0", "?1"):
+                incremental = text != "?0"
+        return cls(urgency, incremental)
+
+
+class Request:
+    """One request. What a handler does not look at is never made."""
+
+    __slots__ = ("_fields", "_headers", "_stream", "body", "params", "state", "trailers")
+
+    def __init__(self, stream: Stream, params: dict[str, str], body: Body) -> None:
+        self._stream = stream
+        self._fields = stream.fields
+        self._headers: Headers | None = None
+        self.params = params
+        """The pattern's parameters, decoded."""
+        self.body: Any = body
+        """The body: `Body` in plain and generator handlers, `AsyncBody` in async ones, `BlockingBody` in threads."""
+        self.trailers: Headers | None = None
+        """The fields after the body, once it was read to its end; None when there were none."""
+        self.state: Any = None
+        """The program's own, e.g. what a middleware found out."""
+
+    @property
+    def method(self) -> str:
+        """The method, e.g. ``"GET"``."""
+        return (self._fields.method or b"").decode("latin-1")
+
+    @property
+    def scheme(self) -> str:
+        """``"https"``; empty for CONNECT."""
+        return (self._fields.scheme or b"").decode("latin-1")
+
+    @property
+    def authority(self) -> str:
+        """Host and port that the client addressed, e.g. ``"example.com:4433"``."""
+        return (self._fields.authority or b"").decode("latin-1")
+
+    @property
+    def raw_path(self) -> bytes:
+        """The `:path` as it came, query included."""
+        return self._fields.path or b""
+
+    @property
+    def path(self) -> str:
+        """The path without query, percent-decoded."""
+        return unquote(self.raw_path.partition(b"?")[0].decode("latin-1"), "utf-8", "replace")
+
+    @property
+    def query_string(self) -> str:
+        """What follows the first ``?``, as it came."""
+        return self.raw_path.partition(b"?")[2].decode("latin-1")
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query's parameters, decoded; of one given several times the first."""
+        return {name: values[0] for name, values in self.query_lists.items()}
+
+    @property
+    def query_lists(self) -> dict[str, list[str]]:
+        """The query's parameters with all their values."""
+        return parse_qs(self.query_string, keep_blank_values=True)
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields, case-insensitive; `headers.raw` has them as bytes."""
+        if self._headers is None:
+            self._headers = Headers(self._fields.pairs())
+        return self._headers
+
+    @property
+    def content_length(self) -> int | None:
+        """What the content-length field says, or None."""
+        return None if self._fields.content_length < 0 else self._fields.content_length
+
+    @property
+    def priority(self) -> Priority:
+        """The priority the client asked for with the request."""
+        return Priority.parse(self.headers.get("priority", ""))
+
+    @property
+    def connection(self) -> Connection:
+        """The connection it came on."""
+        return self._stream.connection
+
+    @property
+    def conn_id(self) -> int:
+        """Number of the connection, unique within the server."""
+        return self._stream.connection.id
+
+    @property
+    def stream_id(self) -> int:
+        """QUIC stream ID of the request."""
+        return self._stream.id
+
+    @property
+    def peer_address(self) -> Address:
+        """(host, port) of the client."""
+        return self._stream.connection.peer_address
+
+    @property
+    def local_address(self) -> Address:
+        """(host, port) the client reached."""
+        return self._stream.connection.local_address
+
+    @property
+    def early_data(self) -> bool:
+        """The request may be a replay: it came before the handshake was complete (RFC 8470)."""
+        return self._stream.early_data
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.raw_path.decode('latin-1')} stream {self.stream_id}>"

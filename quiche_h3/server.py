@@ -1,0 +1,507 @@
+"""The server: routes, life cycle and the loop that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, TypeVar
+
+from . import ev
+from ._core import quiche_log
+from ._core.connection import Connection
+from ._core.endpoint import Endpoint
+from ._core.http3 import Http3, Http3Counters, Http3Limits, Stream
+from ._core.settings import EngineSettings
+from ._core.sockets import open_server_sockets
+from .config import EventBackend, ServerConfig
+from .drivers import AsyncioDriver, LibevDriver
+from .errors import ConfigError, ConnectionClosed, H3ErrorCode, InvalidState
+from .events import ClosedEvent, DatagramEvent, Event
+from .files import StaticDirectory
+from .handlers import Dispatcher
+from .metrics import Metrics
+from .polling import PollingDispatcher
+from .request import Request
+from .response import Response
+from .routing import HandlerKind, Router
+from .tls import CertificateFiles, load_certificate
+
+log: Final = logging.getLogger("quiche_h3")
+
+DatagramCallback = Callable[["Server", Connection, bytes], object]
+ConnectionCallback = Callable[[Connection], object]
+D = TypeVar("D", bound=DatagramCallback)
+C = TypeVar("C", bound=ConnectionCallback)
+F = TypeVar("F", bound=Callable[[], object])
+
+_ASYNC_KINDS: Final = (HandlerKind.COROUTINE, HandlerKind.ASYNC_GENERATOR)
+
+
+class Address(NamedTuple):
+    """Where a server can be reached."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The https URL of the server's root, without a slash at its end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}:{self.port}"
+
+
+class Server(Router):
+    """An HTTP/3 server. Register routes, then `run()`, `start()`, `await serve()`, or poll `next_event()`.
+
+    A server runs once: make another to serve again.
+    """
+
+    def __init__(self, config: ServerConfig | None = None) -> None:
+        super().__init__()
+        self.config = ServerConfig.load() if config is None else config
+        self._dispatcher = Dispatcher(self.config, self)
+        self._counters = Http3Counters()
+        self._limits = _limits(self.config)
+        self._endpoint: Endpoint | None = None
+        self._settings: EngineSettings | None = None
+        self._driver: LibevDriver | AsyncioDriver | None = None
+        self._certificate: CertificateFiles | None = None
+        self._thread: threading.Thread | None = None
+        self._thread_error: BaseException | None = None
+        self._busy: set[Connection] | None = None  # while draining: connections with requests in flight
+        self._drain_deadline = 0.0
+        self._stop_requests = 0
+        self._events: deque[Event] | None = None  # polling mode
+        self._on_datagram: DatagramCallback | None = None
+        self._hooks: dict[str, list[Callable[..., object]]] = {
+            name: [] for name in ("connect", "close", "startup", "shutdown")
+        }
+
+    # Registration beyond routes
+
+    def on_datagram(self, callback: D) -> D:
+        """Registers `callback(server, connection, payload)` for QUIC DATAGRAMs (RFC 9221). Also a decorator."""
+        self._on_datagram = callback
+        return callback
+
+    def on_connect(self, callback: C) -> C:
+        """Decorator: `callback(connection)` when a handshake is complete."""
+        self._hooks["connect"].append(callback)
+        return callback
+
+    def on_close(self, callback: C) -> C:
+        """Decorator: `callback(connection)` when a connection is gone; `connection.close_reason` says why."""
+        self._hooks["close"].append(callback)
+        return callback
+
+    def on_startup(self, callback: F) -> F:
+        """Decorator: `callback()` when the sockets are bound, before the first request."""
+        self._hooks["startup"].append(callback)
+        return callback
+
+    def on_shutdown(self, callback: F) -> F:
+        """Decorator: `callback()` after the last connection is gone."""
+        self._hooks["shutdown"].append(callback)
+        return callback
+
+    def static(self, prefix: str, directory: str | os.PathLike[str], **options: Any) -> None:
+        """Serves the files of a directory under `prefix`. Options as of `files.StaticDirectory`, e.g. `index`."""
+        files = StaticDirectory(directory, **options)
+
+        def send(req: Request, res: Response) -> None:
+            res.send_plan(files.plan(req.params["*"], req.method, req.headers))
+
+        self.get(prefix.rstrip("/") + "/*", name=f"static {prefix}")(send)
+
+    # Life cycle
+
+    @property
+    def address(self) -> Address:
+        """The first bound address. Raises InvalidState before the server is bound."""
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """All bound addresses."""
+        if self._endpoint is None:
+            raise InvalidState("the server is not bound yet")
+        return [Address(*sock.address) for sock in self._endpoint.sockets]
+
+    @property
+    def certificate_sha256(self) -> bytes:
+        """SHA-256 of the certificate, as a browser's `serverCertificateHashes` wants it."""
+        if self._certificate is None:
+            raise InvalidState("the server has loaded no certificate yet")
+        return self._certificate.sha256
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The connections there are now."""
+        return [] if self._endpoint is None else list(self._endpoint.connections.values())
+
+    def open(self) -> None:
+        """Checks the configuration, loads the certificate and binds. Raises ConfigError, with nothing bound."""
+        if self._endpoint is not None:
+            raise InvalidState("a server runs once")
+        self.config.validate()
+        if self.config.alpn_protocols != ["h3"]:
+            raise ConfigError("alpn_protocols", "only HTTP/3 is served", 'use ["h3"]')
+        self.compile()
+        if self.config.qlog_dir is not None:
+            os.makedirs(self.config.qlog_dir, exist_ok=True)
+        if self.config.enable_debug_logging:
+            quiche_log.enable(self.config.debug_log_throttle)
+        certificate = load_certificate(self.config)
+        try:
+            settings = EngineSettings(self.config, certificate)
+            sockets = open_server_sockets(self.config)
+        except BaseException:
+            certificate.close()
+            raise
+        self._certificate = certificate
+        self._settings = settings
+        endpoint = Endpoint(settings, self, server=True)
+        for sock in sockets:
+            endpoint.add_socket(sock)
+        self._endpoint = endpoint
+
+    def run(self, loop: ev.Loop | None = None) -> None:
+        """Serves until `stop()`, SIGINT or SIGTERM; then drains. A second signal stops at once.
+
+        `loop` is the program's own, with its own watchers. Where async handlers are registered the server runs in
+        an asyncio loop instead (uvloop if it is installed).
+        """
+        if self._endpoint is None:
+            self.open()
+        if loop is None and self._wants_asyncio():
+            with _asyncio_runner() as runner:
+                runner.run(self.serve())
+            return
+        self._run_libev(loop)
+
+    def _wants_asyncio(self) -> bool:
+        return self.config.event_backend is EventBackend.ASYNCIO or any(
+            route.kind in _ASYNC_KINDS for route in self.routes()
+        )
+
+    def _run_libev(self, loop: ev.Loop | None) -> None:
+        assert self._endpoint is not None
+        driver = LibevDriver(self._endpoint, loop, self.config.event_backend)
+        self._begin(driver)
+        try:
+            with self._signals():
+                driver.run()
+        finally:
+            self._end(driver)
+
+    async def serve(self) -> None:
+        """Serves inside the running asyncio loop, until `stop()` or cancellation, which drains first."""
+        if self._endpoint is None:
+            self.open()
+        assert self._endpoint is not None
+        driver = AsyncioDriver(self._endpoint)
+        self._dispatcher.spawn = driver.spawn
+        self._begin(driver)
+        try:
+            with self._signals():
+                try:
+                    await driver.run()
+                except asyncio.CancelledError:
+                    self._begin_drain()
+                    await driver.run()
+                    raise
+        finally:
+            self._end(driver)
+
+    def start(self) -> Address:
+        """Serves in a background thread. Returns the address once it is bound."""
+        if self._thread is not None:
+            raise InvalidState("the server was started already")
+        self.open()
+        self._thread = threading.Thread(target=self._run_thread, name="quiche_h3-server", daemon=True)
+        self._thread.start()
+        return self.address
+
+    def _run_thread(self) -> None:
+        try:
+            self.run()
+        except BaseException as exc:
+            self._thread_error = exc
+            log.exception("the server thread failed")
+
+    def stop(self) -> None:
+        """Stops accepting, lets requests in flight finish within `drain_timeout_ms`, closes everything.
+
+        Safe from any thread and from a signal handler. The second call stops at once. After `start()`, called
+        from another thread, it waits until the server's thread has ended.
+        """
+        self._stop_requests += 1
+        driver = self._driver
+        if driver is not None:
+            driver.post(self._begin_drain if self._stop_requests == 1 else self._stop_now)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+            if self._thread_error is not None:
+                error, self._thread_error = self._thread_error, None
+                raise error
+
+    @contextmanager
+    def running(self) -> Iterator[Address]:
+        """Context manager: the server runs in a background thread; yields its address."""
+        address = self.start()
+        try:
+            yield address
+        finally:
+            self.stop()
+
+    def __enter__(self) -> Address:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def call_soon_threadsafe(self, function: Callable[..., object], *args: Any) -> None:
+        """Calls a function in the server's loop, from any thread: the way to touch requests and connections."""
+        if self._driver is None:
+            raise InvalidState("the server does not run")
+        self._driver.post(function, *args)
+
+    # Polling mode
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        """The next event, or None after `timeout` seconds (None: waits for ever) or when the server has stopped.
+
+        No handler is called in this mode: the program answers each RequestEvent through its response, all from
+        the one thread that polls. The first call binds, if `open()` was not called before.
+        """
+        if self._events is None:
+            self._begin_polling()
+        events, driver = self._events, self._driver
+        assert events is not None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not events and isinstance(driver, LibevDriver) and self._driver is not None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0 and timeout:
+                return None
+            driver.run_once(left)
+            if timeout == 0:
+                break
+        return events.popleft() if events else None
+
+    def _begin_polling(self) -> None:
+        if self._endpoint is None:
+            self.open()
+        assert self._endpoint is not None
+        self._events = deque()
+        self._dispatcher = PollingDispatcher(self.config, self, self._events)
+        self._begin(LibevDriver(self._endpoint, None, self.config.event_backend))
+
+    def close(self) -> None:
+        """Ends the polling mode at once: every connection is closed with H3_NO_ERROR."""
+        if self._driver is not None and self._events is not None:
+            driver = self._driver
+            self._stop_now()
+            self._end(driver)
+
+    # Running
+
+    def _begin(self, driver: LibevDriver | AsyncioDriver) -> None:
+        self._driver = driver
+        self._dispatcher.post = driver.post
+        for hook in self._hooks["startup"]:
+            hook()
+        driver.start()
+        for address in self.addresses:
+            log.info("serving HTTP/3 on %s", address.url)
+        if self._stop_requests:  # stop() was called before there was a loop to tell
+            driver.post(self._begin_drain)
+
+    def _end(self, driver: LibevDriver | AsyncioDriver) -> None:
+        assert self._endpoint is not None
+        self._driver = None
+        driver.close()
+        self._endpoint.drop_all()
+        for sock in self._endpoint.sockets:
+            sock.close()
+        self._dispatcher.close()
+        if self._settings is not None:
+            self._settings.close()
+        if self._certificate is not None:
+            self._certificate.close()
+        for hook in self._hooks["shutdown"]:
+            hook()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the server while it runs in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        log.info("%s: stopping", signal.Signals(number).name)
+        self.stop()
+
+    def _begin_drain(self) -> None:
+        """GOAWAY for everybody; whoever has nothing in flight is closed now (RFC 9114 5.2)."""
+        endpoint, driver = self._endpoint, self._driver
+        if endpoint is None or driver is None or self._busy is not None:
+            return
+        endpoint.refuse_new()
+        self._busy = set()
+        for connection in self.connections:
+            http3 = connection.context
+            if isinstance(http3, Http3):
+                http3.goaway()
+                if http3.streams:
+                    self._busy.add(connection)
+                    continue
+            connection.close(H3ErrorCode.H3_NO_ERROR)
+        self._drain_deadline = time.monotonic() + self.config.drain_timeout_ms / 1000
+        driver.after_turn = self._continue_drain
+        driver.soon()
+        driver.call_later(self.config.drain_timeout_ms / 1000, self._continue_drain)
+
+    def _continue_drain(self) -> None:
+        busy, driver = self._busy, self._driver
+        if busy is None or driver is None:
+            return
+        for connection in list(busy):
+            if connection.closed or not connection.context.streams:
+                busy.discard(connection)
+                connection.close(H3ErrorCode.H3_NO_ERROR)
+        if not busy or time.monotonic() >= self._drain_deadline:
+            self._stop_now()
+
+    def _stop_now(self) -> None:
+        """Closes what is left, sends that, and ends the loop."""
+        endpoint, driver = self._endpoint, self._driver
+        if endpoint is None or driver is None:
+            return
+        driver.after_turn = None
+        endpoint.refuse_new()
+        endpoint.close_all(H3ErrorCode.H3_NO_ERROR)
+        if not endpoint.turning:
+            endpoint.turn()
+        driver.stop()
+
+    # Calls of the endpoint and the HTTP/3 layer
+
+    def protocol(self, connection: Connection) -> Http3:
+        """A connection may carry data: HTTP/3 starts on it."""
+        http3 = Http3(connection, self, self._limits, self._counters, server=True)
+        connection.context = http3
+        return http3
+
+    def connection_opened(self, connection: Connection) -> None:
+        """A handshake is complete."""
+        if self.config.server_name_required and not connection.server_name:
+            connection.close(0x100 + 112, b"a server name is required", app=False)  # unrecognized_name
+            return
+        self._call_hooks("connect", connection)
+
+    def connection_closed(self, connection: Connection) -> None:
+        """A connection is gone."""
+        if self._events is not None:
+            reason = connection.close_reason
+            self._events.append(
+                ClosedEvent(connection, reason if isinstance(reason, ConnectionClosed) else None)
+            )
+        self._call_hooks("close", connection)
+
+    def _call_hooks(self, name: str, connection: Connection) -> None:
+        for hook in self._hooks[name]:
+            try:
+                hook(connection)
+            except Exception:
+                log.exception("an on_%s hook failed", name)
+
+    def request(self, stream: Stream) -> None:
+        """A request came in."""
+        self._dispatcher.request(stream)
+
+    def refused(self, stream: Stream, status: int) -> None:
+        """A request came in that no handler may see."""
+        self._dispatcher.refused(stream, status)
+
+    def goaway(self, connection: Connection, stream_id: int) -> None:
+        """A client's GOAWAY speaks of pushes, and there are none (RFC 9114 5.2)."""
+
+    def datagram(self, connection: Connection, payload: bytes) -> None:
+        """A QUIC DATAGRAM came in."""
+        if self._events is not None:
+            self._events.append(DatagramEvent(connection, payload))
+        elif self._on_datagram is not None:
+            try:
+                self._on_datagram(self, connection, payload)
+            except Exception:
+                log.exception("the on_datagram callback failed")
+
+    # For programs
+
+    def send_datagram(self, connection: Connection, payload: bytes) -> None:
+        """Sends a QUIC DATAGRAM. Raises WouldBlock, DatagramTooLarge, DatagramNotEnabled or ConnectionClosed."""
+        connection.context.send_datagram(payload)
+
+    def export_metrics(self) -> dict[str, Any]:
+        """All counters: engine, connections, http3, handlers. See `quiche_h3.metrics` for each one's meaning."""
+        if self._endpoint is None:
+            raise InvalidState("the server is not bound yet")
+        endpoint, sockets = self._endpoint.counters()
+        active = [connection.stats() for connection in self.connections]
+        counters = self._counters.as_dict()
+        return Metrics.collect(endpoint, sockets, active, counters, self._dispatcher.counters()).as_dict()
+
+
+def _limits(config: ServerConfig) -> Http3Limits:
+    return Http3Limits(
+        count=config.max_header_count,
+        name=config.max_header_name_length,
+        value=config.max_header_value_length,
+        total=config.max_request_headers_size,
+        path=config.max_path_length,
+    )
+
+
+class _Runner:
+    """asyncio.Runner of 3.11, as far as it is needed on 3.10."""
+
+    def __init__(self) -> None:
+        try:
+            import uvloop
+        except ImportError:
+            self._loop = asyncio.new_event_loop()
+        else:
+            self._loop = uvloop.new_event_loop()
+
+    def run(self, coroutine: Any) -> None:
+        self._loop.run_until_complete(coroutine)
+
+    def close(self) -> None:
+        try:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()
+
+
+@contextmanager
+def _asyncio_runner() -> Iterator[_Runner]:
+    runner = _Runner()
+    try:
+        yield runner
+    finally:
+        runner.close()

@@ -1,0 +1,162 @@
+"""Blocking handlers: a stream as a thread of the pool sees it.
+
+QUIC state belongs to the loop's thread alone. A call from another thread is posted there and waited for;
+where the stream cannot go on, the thread waits, which is the whole of its backpressure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from .errors import QuicheH3Error
+from .headers import Pair
+from .response import Response
+
+if TYPE_CHECKING:
+    from ._core.http3 import Stream
+    from .handlers import Exchange
+
+READ_AHEAD = 262_144  # one change of threads brings so much of a body, if it is there
+
+
+class ThreadStream:
+    """What `Response` and `BlockingBody` need of a stream, callable from one thread other than the loop's."""
+
+    def __init__(self, exchange: Exchange, post: Callable[..., None], limit: int) -> None:
+        self._exchange = exchange
+        self._stream: Stream = exchange.stream
+        self._post = post
+        self._limit = limit
+        self._read_ahead = b""
+
+    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The function's result, from the loop's thread."""
+        future: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                self._check()
+                future.set_result(function(*args))
+            except Exception as exc:
+                future.set_exception(exc)
+
+        self._post(call)
+        return future.result()
+
+    def _check(self) -> None:
+        if self._exchange.error is not None:
+            raise self._exchange.error
+
+    # Sending
+
+    @property
+    def pending(self) -> int:
+        """Always 0: a call returns only when the queue has room again."""
+        return 0
+
+    @property
+    def sending(self) -> bool:
+        return bool(self._stream.sending)
+
+    @property
+    def bytes_sent(self) -> int:
+        return int(self._stream.bytes_sent)
+
+    def send_headers(self, pairs: list[Pair], fin: bool = False) -> None:
+        self._run(self._stream.send_headers, pairs, fin)
+
+    def enqueue(self, data: bytes, fin: bool = False) -> None:
+        """Queues `data` and waits until there is room for more."""
+        future: Future[None] = Future()
+
+        def done() -> None:
+            if self._exchange.error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(self._exchange.error)
+
+        def call() -> None:
+            try:
+                self._check()
+                self._stream.enqueue(data, fin)
+            except Exception as exc:
+                future.set_exception(exc)
+                return
+            if fin or self._stream.pending < self._limit:
+                future.set_result(None)
+            else:
+                self._exchange.when_drained(done)
+
+        self._post(call)
+        future.result()
+
+    def write(self, data: bytes) -> int:
+        """Takes all of it: a thread can wait."""
+        self.enqueue(data)
+        return len(data)
+
+    def finish(self, trailers: list[Pair] | None = None) -> None:
+        self._run(self._stream.finish, trailers)
+
+    def reset(self, code: int) -> None:
+        self._run(self._stream.reset, code)
+
+    def stop_receiving(self, code: int) -> None:
+        self._run(self._stream.stop_receiving, code)
+
+    def send_datagram(self, payload: bytes) -> None:
+        self._run(self._stream.send_datagram, payload)
+
+    # Receiving
+
+    @property
+    def ended(self) -> bool:
+        return not self._read_ahead and not self._stream.receiving
+
+    def take(self, size: int) -> bytes:
+        """Up to `size` bytes, waiting for the first of them; empty only at the end of the body."""
+        if not self._read_ahead:
+            self._read_ahead = self._fetch()
+        data, self._read_ahead = self._read_ahead[:size], self._read_ahead[size:]
+        return data
+
+    def when_readable(self, callback: Callable[[], None]) -> None:
+        """`take` waits by itself."""
+        callback()
+
+    def _fetch(self) -> bytes:
+        future: Future[bytes] = Future()
+
+        def call() -> None:
+            try:
+                parts: list[bytes] = []
+                size = 0
+                while size < READ_AHEAD and (chunk := self._exchange.take(65_536)):
+                    parts.append(chunk)
+                    size += len(chunk)
+            except QuicheH3Error as exc:
+                future.set_exception(exc)
+                return
+            if parts or self._exchange.ended:
+                future.set_result(b"".join(parts))
+            else:
+                self._exchange.when_readable(call)
+
+        self._post(call)
+        return future.result()
+
+
+class BlockingResponse(Response):
+    """A response written from a thread: every call that must wait does."""
+
+    __slots__ = ()
+
+    def produce(self, chunks: Iterator[Any]) -> None:
+        """Sends what the iterator yields, and ends the response."""
+        for chunk in chunks:
+            if chunk:
+                self.write_all(chunk)
+        if not self.ended:
+            self.end()
