@@ -1,6 +1,6 @@
 // What quiche.h lacks: functions that the wrapper crate in third_party/quiche adds to the shared library.
 // A plain quiche does not have them: `build_quiche.sh --system` puts a definition of QUICHE_H3_NO_EXTRA at the
-// head of this file, and each of them says "not supported" instead.
+// head of this file, and each of them does what can be done without it, or says "not supported".
 
 #ifndef QUICHE_H3_EXTRA_H
 #define QUICHE_H3_EXTRA_H
@@ -14,8 +14,7 @@
 extern "C" {
 #endif
 
-// Returned by every function of this header where QUICHE_H3_NO_EXTRA is defined. Outside the ranges of
-// both of quiche's error enums.
+// Returned where QUICHE_H3_NO_EXTRA is defined. Outside the ranges of both of quiche's error enums.
 #define QUICHE_H3_EXTRA_UNSUPPORTED (-10000)
 
 #ifndef QUICHE_H3_NO_EXTRA
@@ -37,6 +36,14 @@ static inline int quiche_h3_config_set_additional_settings(
     (void)config;
     (void)pairs;
     return n == 0 ? 0 : QUICHE_H3_EXTRA_UNSUPPORTED;
+}
+
+static inline void quiche_h3_conn_stream_discard(quiche_h3_conn *h3,
+                                                 const quiche_conn *conn,
+                                                 uint64_t stream_id) {
+    (void)h3;
+    (void)conn;
+    (void)stream_id;
 }
 
 // A plain quiche keeps the code to itself: H3_REQUEST_CANCELLED stands for whatever it was.

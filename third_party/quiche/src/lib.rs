@@ -5,7 +5,7 @@
 
 use std::slice;
 
-use quiche::h3;
+use quiche::{h3, Connection};
 
 const OK: i32 = 0;
 /// `QUICHE_H3_ERR_SETTINGS_ERROR` of quiche.h.
@@ -41,4 +41,15 @@ pub unsafe extern "C" fn quiche_h3_event_reset_code(event: *const h3::Event) -> 
         h3::Event::Reset(code) => code,
         _ => u64::MAX,
     }
+}
+
+/// # Safety
+/// `h3` and `conn` came from quiche, belong together and are not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_stream_discard(
+    h3: *mut h3::Connection,
+    conn: *const Connection,
+    stream_id: u64,
+) {
+    (*h3).stream_discard(&*conn, stream_id);
 }
