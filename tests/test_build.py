@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import venv
 import zipfile
@@ -46,7 +47,7 @@ def declared_functions() -> set[str]:
 
 
 def extension_modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.cpython-*.so"))
+    return sorted(PACKAGE.rglob("*" + str(sysconfig.get_config_var("EXT_SUFFIX"))))
 
 
 def test_library_exports_all_that_its_headers_declare() -> None:
