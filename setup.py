@@ -32,6 +32,7 @@ DIRECTIVES = {
     "binding": True,
     "embedsignature": True,
     "freethreading_compatible": False,
+    "annotation_typing": False,  # types come from the .pxd: an `int` here may be an IntEnum
     "linetrace": DEBUG,
 }
 

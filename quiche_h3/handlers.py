@@ -51,6 +51,10 @@ _REASONS: Final = {
 }
 
 
+NO_BODY: Final = Body()
+PLAIN: Final = int(HandlerKind.PLAIN)
+
+
 class Exchange:
     """A request whose answer takes longer than one call: what its handler waits for, and who is waiting."""
 
@@ -127,15 +131,19 @@ class Exchange:
 
     # Running
 
-    def begin(self, route: Route) -> None:
+    def begin(self, route: Route, tunnel: bool) -> None:
         """Starts the handler in the manner of its kind."""
         self.route = route
         kind = route.kind
         limit = self.dispatcher.config.max_request_body_size
-        if kind is HandlerKind.PLAIN:
+        if kind is HandlerKind.PLAIN and not tunnel:
             self._buffer = []  # called when the body is complete
             return
         self._running = True
+        if kind is HandlerKind.PLAIN:
+            self.request.body = Body(self)
+            self._attempt(self._answer)
+            return
         if kind is HandlerKind.GENERATOR:
             self.request.body = Body(self, limit=limit)
             self._attempt(lambda: self.produce(self.call()))
@@ -334,6 +342,9 @@ class Dispatcher:
         self._pool: ThreadPoolExecutor | None = None
         self._exchange_of = self.exchange_for
         self._own_fields = [(b"server", config.server_header.encode())] if config.server_header else []
+        self._exact = router.exact
+        self._queue_limit = config.max_response_queue_bytes
+        self._log_all = config.access_log
 
     @staticmethod
     def _no_asyncio(coroutine: Any) -> asyncio.Task[None]:
@@ -345,31 +356,33 @@ class Dispatcher:
         self.started += 1
         fields = stream.fields
         method = fields.method
-        path = fields.path or b""
-        if b"?" in path:
-            path = path[: path.index(b"?")]
-        params: dict[str, str] = {}
-        request = Request(stream, params, Body())
-        response = Response(
-            request, stream, self._exchange_of, self.config.max_response_queue_bytes, method == b"HEAD"
-        )
+        target = fields.path or b""
+        path = target.partition(b"?")[0] if b"?" in target else target
+        request = Request(stream, {}, NO_BODY)
+        response = Response(request, stream, self._exchange_of, self._queue_limit, method == b"HEAD")
         if self._own_fields:
             response.add_pairs(self._own_fields)
-        table = self.router.exact.get(path)
+        table = self._exact.get(path)
         route = None if table is None else table.get(method)
         try:
             if route is None:
                 match = self.router.resolve(method, path)
                 route = match.route
-                params.update(match.params)
+                request.params = match.params
                 if route is None:
                     self._answer_options(response, match.allowed)
                     return
             self._admit(stream)
-            if route.kind is not HandlerKind.PLAIN or stream.receiving:
-                Exchange(self, stream, request, response).begin(route)
+            if stream.receiving or route.kind != PLAIN:
+                # A tunnel (CONNECT) has no end to wait for: its handler is called at once.
+                Exchange(self, stream, request, response).begin(route, method == b"CONNECT")
                 return
-            response.finish_with(route.handler(*(request, response)[: route.arity]))
+            arity = route.arity
+            if arity == 2:
+                result = route.handler(request, response)
+            else:
+                result = route.handler(request) if arity else route.handler()
+            response.finish_with(result)
         except Exception as exc:
             self.answer_error(request, response, exc, route)
             self.failed += 1
@@ -377,7 +390,8 @@ class Dispatcher:
             return
         if stream.handler is None:
             self.finished += 1
-            self._log_now(request, response)
+            if self._log_all:
+                self._log_now(request, response)
 
     def refused(self, stream: Stream, status: int) -> None:
         """A request that is malformed or over a limit: it gets its status and nothing else."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import (
@@ -31,6 +30,7 @@ Data = str | bytes | bytearray | memoryview
 HeaderItems = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes | int]]
 
 _STATUS: Final = {code: (b":status", b"%d" % code) for code in range(100, 600)}
+_OK: Final = _STATUS[200]
 _REDIRECTS: Final = frozenset({300, 301, 302, 303, 305, 307, 308})
 _BODILESS: Final = frozenset({204, 205, 304})
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
@@ -39,14 +39,6 @@ _JSON: Final = (b"content-type", b"application/json")
 _LENGTHS: Final = tuple(
     (b"content-length", b"%d" % n) for n in range(4096)
 )  # made once: most bodies are small
-
-
-class ResponseState(IntEnum):
-    """How far a response is."""
-
-    INITIAL = 0  # status and fields may be set
-    STREAMING = 1  # the field section is out, the body follows
-    ENDED = 2  # nothing may follow
 
 
 class _Ready:
@@ -88,9 +80,10 @@ class Response:
         "_head_only",
         "_headers",
         "_limit",
-        "_state",
         "_status",
         "_stream",
+        "ended",
+        "headers_sent",
         "request",
     )
 
@@ -109,9 +102,12 @@ class Response:
         self._limit = limit
         self._head_only = head_only
         self._status = 200
-        self._headers: list[Pair] = []
-        self._state = ResponseState.INITIAL
+        self._headers: list[Pair] = [_OK]  # the status line first
         self._deferred = False
+        self.headers_sent = False
+        """The field section is out: status and fields are fixed."""
+        self.ended = False
+        """Nothing may be sent any more."""
 
     # What it is
 
@@ -119,16 +115,6 @@ class Response:
     def status_code(self) -> int:
         """The status that was set, 200 at first."""
         return self._status
-
-    @property
-    def headers_sent(self) -> bool:
-        """The field section is out: status and fields are fixed."""
-        return self._state is not ResponseState.INITIAL
-
-    @property
-    def ended(self) -> bool:
-        """Nothing may be sent any more."""
-        return self._state is ResponseState.ENDED
 
     @property
     def bytes_sent(self) -> int:
@@ -147,7 +133,7 @@ class Response:
         self._check_initial()
         if code not in _STATUS or code < 200:
             raise InvalidState(f"{code} is no final status code: use 200 to 599 (`inform()` sends a 1xx)")
-        self._status = code
+        self._set_status(code)
         return self
 
     def header(self, name: str | bytes, value: str | bytes | int) -> Response:
@@ -158,8 +144,7 @@ class Response:
 
     def has_header(self, name: str) -> bool:
         """A field of this name was added."""
-        wanted = name.lower().encode("latin-1", "replace")
-        return any(pair[0] == wanted for pair in self._headers)
+        return self._has(name.lower().encode("latin-1", "replace"))
 
     def inform(self, code: int, headers: HeaderItems = ()) -> None:
         """Sends an interim response, e.g. 103 Early Hints (RFC 8297), before the final one."""
@@ -208,13 +193,13 @@ class Response:
 
     def end(self, final: Data | None = None) -> None:
         """Ends the response, with a last piece of body if given. Its length is announced if it is the whole body."""
-        if self._state is ResponseState.ENDED:
+        if self.ended:
             raise ResponseEnded
         chunk = b"" if final is None else _as_bytes(final)
-        if self._state is ResponseState.INITIAL:
+        if not self.headers_sent:
             if self._status in _BODILESS:
                 self._check_bodiless(chunk)
-            elif not self.has_header("content-length"):
+            elif not self._has(b"content-length"):
                 size = len(chunk)
                 self._headers.append(_LENGTHS[size] if size < 4096 else (b"content-length", b"%d" % size))
             if self._head_only:
@@ -226,7 +211,7 @@ class Response:
             self._stream.finish()
         else:
             self._stream.enqueue(chunk, True)
-        self._state = ResponseState.ENDED
+        self.ended = True
 
     def send_trailers(self, trailers: HeaderItems) -> None:
         """Sends fields after the body (RFC 9114 4.1), which ends the response."""
@@ -236,7 +221,7 @@ class Response:
             self._stream.finish()
         else:
             self._stream.finish(pairs)
-        self._state = ResponseState.ENDED
+        self.ended = True
 
     # Ready-made answers
 
@@ -270,12 +255,12 @@ class Response:
         if not self._exchange(self).take_download_slot():
             plan.close()
             raise ServiceUnavailable("too many downloads on this connection")
-        self._status = plan.status
+        self._set_status(plan.status)
         self._headers.extend(plan.headers)
         if self._head_only or plan.fd < 0:
             plan.close()
             self._send_head(True)
-            self._state = ResponseState.ENDED
+            self.ended = True
         else:
             self.produce(plan.body)
 
@@ -297,7 +282,7 @@ class Response:
 
     def reset(self, code: int = 0x102) -> None:
         """Breaks the response off with an HTTP/3 error code (default H3_INTERNAL_ERROR)."""
-        self._state = ResponseState.ENDED
+        self.ended = True
         self._stream.reset(code)
 
     # Below this line: for the request path, not for handlers
@@ -318,19 +303,20 @@ class Response:
 
     def replace_headers(self, pairs: list[Pair]) -> None:
         """Forgets what a failed handler has set."""
-        self._headers = list(pairs)
+        self._headers = [self._headers[0], *pairs]
         self._deferred = False
 
     def moved_to(self, stream: Stream, exchange: Callable[[Response], Exchange]) -> Response:
         """A plain response in the same state, on `stream`."""
         other = Response(self.request, stream, exchange, self._limit, self._head_only)
-        other._status, other._headers, other._state = self._status, self._headers, self._state
+        other._status, other._headers = self._status, self._headers
+        other.headers_sent, other.ended = self.headers_sent, self.ended
         return other
 
     def finish_with(self, result: Any) -> None:
         """Does what a handler's return value says. Raises TypeError for one that says nothing."""
         if result is None:
-            if self._state is not ResponseState.ENDED and not self._deferred:
+            if not self.ended and not self._deferred:
                 self.end()
         elif isinstance(result, str):
             self._end_with(_TEXT, result.encode())
@@ -358,14 +344,24 @@ class Response:
             self.finish_with(body)
 
     def _end_with(self, content_type: Pair, body: bytes) -> None:
-        if self._state is ResponseState.INITIAL and body and not self.has_header("content-type"):
+        if body and not self.headers_sent and not self._has(b"content-type"):
             self._headers.append(content_type)
         self.end(body)
 
+    def _has(self, name: bytes) -> bool:
+        for pair in self._headers:
+            if pair[0] == name:
+                return True
+        return False
+
+    def _set_status(self, code: int) -> None:
+        self._status = code
+        self._headers[0] = _STATUS[code]
+
     def _check_initial(self) -> None:
-        if self._state is ResponseState.ENDED:
+        if self.ended:
             raise ResponseEnded
-        if self._state is not ResponseState.INITIAL:
+        if self.headers_sent:
             raise HeadersAlreadySent
 
     def _check_bodiless(self, chunk: bytes) -> None:
@@ -373,17 +369,16 @@ class Response:
             raise InvalidState(f"a response with status {self._status} has no body (RFC 9110 15)")
 
     def _start_body(self, chunk: bytes) -> None:
-        if self._state is ResponseState.STREAMING:
-            return
-        if self._state is ResponseState.ENDED:
+        if self.ended:
             raise ResponseEnded
+        if self.headers_sent:
+            return
         if self._status in _BODILESS:
             self._check_bodiless(chunk)
         self._send_head(False)
 
     def _send_head(self, fin: bool) -> None:
-        self._headers.insert(0, _STATUS[self._status])
-        self._state = ResponseState.STREAMING
+        self.headers_sent = True
         self._stream.send_headers(self._headers, fin)
 
 

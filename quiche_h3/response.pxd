@@ -1,0 +1,29 @@
+# What makes response.py compiled: typed slots and direct calls on the path of every response.
+
+cdef class Drain:
+    cdef object _response
+
+cdef class Response:
+    cdef readonly object request
+    cdef public object _stream
+    cdef object _exchange
+    cdef public list _headers
+    cdef public int _status
+    cdef Py_ssize_t _limit
+    cdef bint _deferred
+    cdef bint _head_only
+    cdef public bint headers_sent
+    cdef public bint ended
+
+    cpdef end(self, object final=*)
+    cpdef finish_with(self, object result)
+    cdef _end_with(self, tuple content_type, bytes body)
+    cdef bint _has(self, bytes name) except -1
+    cdef _send_head(self, bint fin)
+    cdef _start_body(self, bytes chunk)
+    cdef _check_initial(self)
+    cdef _check_bodiless(self, bytes chunk)
+    cdef _set_status(self, int code)
+    cdef _finish_with_tuple(self, tuple result)
+
+cdef bytes _as_bytes(object data)
