@@ -287,6 +287,35 @@ class ConnectionClosed(StreamingError, DatagramError):
         return f"{text}: {self.reason.decode('utf-8', 'backslashreplace')}" if self.reason else text
 
 
+# What only a client meets.
+
+
+class ConnectError(QuicheH3Error, ConnectionError):
+    """No connection could be made.
+
+    The text names the address and what failed: the host's name, the network, the server's certificate, the time
+    given. Where QUIC closed the connection, `__cause__` is its ConnectionClosed.
+    """
+
+
+class TimedOut(StreamingError, TimeoutError):
+    """The peer did not answer, or took no data, within the time given."""
+
+
+class StatusError(QuicheH3Error):
+    """A response's status says that the request failed.
+
+    `status` is its code, 400 or more.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"the server answered with status {self.status}"
+
+
 class SessionClosed(WebTransportError):
     """The WebTransport session is closed."""
 

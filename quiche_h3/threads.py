@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .errors import QuicheH3Error
 from .headers import Pair
@@ -16,9 +16,24 @@ from .response import Response
 
 if TYPE_CHECKING:
     from ._core.http3 import Stream
-    from .handlers import Exchange
 
 READ_AHEAD = 262_144  # one change of threads brings so much of a body, if it is there
+
+
+T = TypeVar("T")
+
+
+class Exchange(Protocol):
+    """The loop's side of a stream: `handlers.Exchange` on a server, `ClientExchange` on a client."""
+
+    stream: Stream
+    error: QuicheH3Error | None
+
+    @property
+    def ended(self) -> bool: ...
+    def take(self, size: int) -> bytes: ...
+    def when_readable(self, callback: Callable[[], None]) -> None: ...
+    def when_drained(self, callback: Callable[[], None]) -> None: ...
 
 
 class ThreadStream:
@@ -30,6 +45,9 @@ class ThreadStream:
         self._post = post
         self._limit = limit
         self._read_ahead = b""
+
+    def _wait(self, future: Future[T]) -> T:
+        return future.result()
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         """The function's result, from the loop's thread."""
@@ -43,7 +61,7 @@ class ThreadStream:
                 future.set_exception(exc)
 
         self._post(call)
-        return future.result()
+        return self._wait(future)
 
     def _check(self) -> None:
         if self._exchange.error is not None:
@@ -90,7 +108,7 @@ class ThreadStream:
                 self._exchange.when_drained(done)
 
         self._post(call)
-        future.result()
+        self._wait(future)
 
     def write(self, data: bytes) -> int:
         """Takes all of it: a thread can wait."""
@@ -145,7 +163,7 @@ class ThreadStream:
                 self._exchange.when_readable(call)
 
         self._post(call)
-        return future.result()
+        return self._wait(future)
 
 
 class BlockingResponse(Response):

@@ -75,6 +75,7 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "QuicError": (-6,),
     "Http3Error": (-9,),
     "MethodNotAllowed": (("GET", "HEAD"),),
+    "StatusError": (404,),
 }
 
 ALL = sorted(
