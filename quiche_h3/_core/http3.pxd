@@ -104,6 +104,7 @@ cdef class Stream:
     cdef readonly bint head_sent
     cdef readonly bint early_data       # the request came before the handshake was complete
     cdef object head                    # (pairs, fin) that stream credit holds back, else None
+    cdef bint broken                    # it ended, or will end, otherwise than by both FINs
     cdef object queue                   # deque of bytes not yet taken by quiche, or None
     cdef Py_ssize_t offset              # bytes of queue[0] that were taken
     cdef readonly Py_ssize_t pending    # bytes of the queue not yet taken

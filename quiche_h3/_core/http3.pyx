@@ -31,6 +31,7 @@ from quiche_h3.errors import (
 
 cdef extern from "quiche_h3_extra.h" nogil:
     uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)
+    void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id)
 
 cdef enum:
     EVENTS_PER_TURN = 256
@@ -216,8 +217,10 @@ cdef class Http3(Protocol):
             if stream is None:
                 # Nobody serves it any more; our half must go too, or its credit never comes back.
                 quiche_conn_stream_shutdown(self.connection.c.quic, stream_id, QUICHE_SHUTDOWN_WRITE, code)
+                quiche_h3_conn_stream_discard(self.h3, self.connection.c.quic, stream_id)
                 return 0
             stream.receiving = False
+            stream.broken = True
             stream.stopped()
             if stream.handler is not None:
                 stream.handler.on_reset(code)
@@ -226,6 +229,7 @@ cdef class Http3(Protocol):
             if kind == QUICHE_H3_EVENT_DATA:  # a body nobody wants: its credit goes back at once
                 quiche_conn_stream_shutdown(self.connection.c.quic, stream_id, QUICHE_SHUTDOWN_READ,
                                             <uint64_t>H3ErrorCode.H3_NO_ERROR)
+                quiche_h3_conn_stream_discard(self.h3, self.connection.c.quic, stream_id)
         elif kind == QUICHE_H3_EVENT_DATA:
             if stream.handler is not None:
                 stream.handler.on_readable()
@@ -429,6 +433,7 @@ cdef class Stream:
         """Tells the peer that the rest of its body is not wanted (STOP_SENDING)."""
         if self.http3.h3 != NULL and self.receiving:
             self.receiving = False
+            self.broken = True
             quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_READ, code)
             self.http3.connection.touch()
             self.settle()
@@ -621,6 +626,7 @@ cdef class Stream:
         self.head = None
         if self.sending:
             self.sending = False
+            self.broken = True
             if self.http3.h3 != NULL:
                 quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE,
                                             <uint64_t>H3ErrorCode.H3_REQUEST_CANCELLED)
@@ -643,11 +649,15 @@ cdef class Stream:
         if self.sending:
             quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE, code)
         self.sending = self.receiving = False
+        self.broken = True
         self.http3.connection.touch()
         self.settle()
 
     cdef int settle(self) except -1:
         """Both halves are over: nothing refers to the stream any more but its handler."""
-        if not self.sending and not self.receiving and self.http3.streams.get(self.id) is self:
-            del self.http3.streams[self.id]
+        if self.sending or self.receiving or self.http3.h3 == NULL:
+            return 0
+        if self.broken:  # HTTP/3 has not seen how it ended, and would keep its state for ever
+            quiche_h3_conn_stream_discard(self.http3.h3, self.http3.connection.c.quic, self.id)
+        self.http3.streams.pop(self.id, None)
         return 0

@@ -29,6 +29,10 @@ int quiche_h3_config_set_additional_settings(quiche_h3_config *config,
 // The error code of a QUICHE_H3_EVENT_RESET event, UINT64_MAX for an event of another type.
 uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event);
 
+// Frees the HTTP/3 state of a request stream on which nothing more will be sent, now or once it was read to its
+// end. To be called after the send side was reset, or the receive side shut down: HTTP/3 sees neither by itself.
+void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id);
+
 #else
 
 static inline int quiche_h3_config_set_additional_settings(
