@@ -308,6 +308,9 @@ class Exchange:
     def on_reset(self, code: int) -> None:
         self._broken(StreamReset(code, True))
 
+    def on_stopped(self, code: int) -> None:
+        self._broken(StreamReset(code, True))
+
     def on_closed(self, error: ConnectionClosed) -> None:
         self._broken(error)
 

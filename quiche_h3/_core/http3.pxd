@@ -117,4 +117,5 @@ cdef class Stream:
     cdef int send_head(self, list pairs, bint fin) except -1
     cdef int sent_fin(self) except -1
     cdef int stopped(self) except -1
+    cdef int drop_sending(self) except -1
     cdef int settle(self) except -1

@@ -11,7 +11,9 @@ handler.on_headers(fields, interim)     the response's field section (client)
 handler.on_trailers(fields)             trailers; the body before them is complete
 handler.on_readable()                   there is body to read
 handler.on_finished()                   the peer's FIN was reached and everything before it was read
-handler.on_reset(code)                  the peer gave up: its reset of the stream, or STOP_SENDING
+handler.on_reset(code)                  the peer reset its half: what it sent is incomplete
+handler.on_stopped(code)                STOP_SENDING: the peer wants no more of what we send
+handler.on_sent()                       our FIN was handed to quiche
 handler.on_drained()                    everything queued was taken by quiche, more may be written
 handler.on_closed(error)                the connection is gone
 """
@@ -171,9 +173,10 @@ cdef class Http3(Protocol):
             if stream_id < 0:
                 break
             stream = self.streams.get(stream_id)
-            if stream is None or not stream.sending:
-                quiche_conn_stream_capacity(self.connection.c.quic, stream_id)
-            else:
+            if (quiche_conn_stream_capacity(self.connection.c.quic, stream_id) == QUICHE_ERR_STREAM_STOPPED
+                    and stream is not None):
+                stream.stopped()
+            elif stream is not None and stream.sending:
                 stream.pump()
         if self.waiting:
             self.open_waiting()
@@ -221,7 +224,7 @@ cdef class Http3(Protocol):
                 return 0
             stream.receiving = False
             stream.broken = True
-            stream.stopped()
+            stream.drop_sending()
             if stream.handler is not None:
                 stream.handler.on_reset(code)
             stream.settle()
@@ -620,19 +623,28 @@ cdef class Stream:
         return self.settle()
 
     cdef int stopped(self) except -1:
-        """The peer wants no more of it: what is queued goes, and our half is reset if it was not yet."""
+        """STOP_SENDING came: the peer wants no more of what we send."""
+        cdef uint64_t code = <uint64_t>H3ErrorCode.H3_REQUEST_CANCELLED  # where quiche has forgotten the true one
+        if not self.sending:
+            return 0
+        quiche_conn_stream_send(self.http3.connection.c.quic, self.id, EMPTY, 0, False, &code)
+        self.drop_sending()
+        if self.handler is not None:
+            self.handler.on_stopped(code)
+        return self.settle()
+
+    cdef int drop_sending(self) except -1:
+        """What is queued goes, and our half is reset if it was not yet."""
         self.queue = None
         self.pending = 0
         self.head = None
+        self.trailers = None
+        self.fin_queued = False
         if self.sending:
             self.sending = False
             self.broken = True
-            if self.http3.h3 != NULL:
-                quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE,
-                                            <uint64_t>H3ErrorCode.H3_REQUEST_CANCELLED)
-            if self.receiving and self.handler is not None:
-                self.handler.on_reset(H3ErrorCode.H3_REQUEST_CANCELLED)
-            self.settle()
+            quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE,
+                                        <uint64_t>H3ErrorCode.H3_REQUEST_CANCELLED)
         return 0
 
     def reset(self, uint64_t code):

@@ -95,6 +95,9 @@ cdef extern from "quiche.h" nogil:
     ssize_t quiche_conn_stream_recv(quiche_conn *conn, uint64_t stream_id, uint8_t *out, size_t buf_len,
                                     c_bool *fin, uint64_t *out_error_code)
 
+    ssize_t quiche_conn_stream_send(quiche_conn *conn, uint64_t stream_id, const uint8_t *buf, size_t buf_len,
+                                    bint fin, uint64_t *out_error_code)
+
     enum quiche_shutdown:
         QUICHE_SHUTDOWN_READ
         QUICHE_SHUTDOWN_WRITE
