@@ -6,6 +6,7 @@ where the stream cannot go on, the thread waits, which is the whole of its backp
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -44,7 +45,7 @@ class ThreadStream:
         self._stream: Stream = exchange.stream
         self._post = post
         self._limit = limit
-        self._read_ahead = b""
+        self._read_ahead: deque[bytes] = deque()
 
     def _wait(self, future: Future[T]) -> T:
         return future.result()
@@ -136,34 +137,39 @@ class ThreadStream:
     def take(self, size: int) -> bytes:
         """Up to `size` bytes, waiting for the first of them; empty only at the end of the body."""
         if not self._read_ahead:
-            self._read_ahead = self._fetch()
-        data, self._read_ahead = self._read_ahead[:size], self._read_ahead[size:]
-        return data
+            self._read_ahead.extend(self._fetch())
+        if not self._read_ahead:
+            return b""
+        data = self._read_ahead.popleft()
+        if len(data) > size:
+            self._read_ahead.appendleft(data[size:])
+        return data[:size]
 
     def when_readable(self, callback: Callable[[], None]) -> None:
         """`take` waits by itself."""
         callback()
 
-    def _fetch(self) -> bytes:
-        future: Future[bytes] = Future()
-
-        def call() -> None:
-            try:
-                parts: list[bytes] = []
-                size = 0
-                while size < READ_AHEAD and (chunk := self._exchange.take(65_536)):
-                    parts.append(chunk)
-                    size += len(chunk)
-            except QuicheH3Error as exc:
-                future.set_exception(exc)
-                return
-            if parts or self._exchange.ended:
-                future.set_result(b"".join(parts))
-            else:
-                self._exchange.when_readable(call)
-
-        self._post(call)
+    def _fetch(self) -> list[bytes]:
+        future: Future[list[bytes]] = Future()
+        self._post(self._fill, future)
         return self._wait(future)
+
+    def _fill(self, future: Future[list[bytes]]) -> None:
+        """In the loop's thread: gives the future what is there, now or when something comes."""
+        # No closure that names itself: as a cycle it would keep megabytes of body until the collector runs.
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while size < READ_AHEAD and (chunk := self._exchange.take(65_536)):
+                parts.append(chunk)
+                size += len(chunk)
+        except QuicheH3Error as exc:
+            future.set_exception(exc)
+            return
+        if parts or self._exchange.ended:
+            future.set_result(parts)
+        else:
+            self._exchange.when_readable(lambda: self._fill(future))
 
 
 class BlockingResponse(Response):

@@ -1,15 +1,19 @@
 """The application that the peers talk to, served by this library in a process of its own.
 
-``python -m interop.apps CERTIFICATE KEY`` prints its port as JSON and ends with its standard input. Every
-kind of handler is here, with the routes of the peers' own servers and a few that show what the server holds.
+``python -m interop.apps CERTIFICATE KEY [FIELDS]`` prints its port as JSON and ends with its standard input.
+FIELDS are more fields of the configuration, as JSON. Every kind of handler is here, with the routes of the
+peers' own servers and a few that show what the server holds.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -59,6 +63,15 @@ class Application:
             digest.update(chunk)
         return {"bytes": size, "sha256": digest.hexdigest()}
 
+    def upload_generator(self, req: Request, res: Response) -> Iterator[Any]:
+        size, digest = 0, hashlib.sha256()
+        while not req.body.ended:
+            while chunk := req.body.read(65_536):
+                size += len(chunk)
+                digest.update(chunk)
+            yield req.body
+        yield json.dumps({"bytes": size, "sha256": digest.hexdigest()})
+
     def unread(self, req: Request, res: Response) -> dict[str, Any]:
         self.released.clear()
         self.released.wait(60)
@@ -77,6 +90,13 @@ class Application:
         res.write_all(b"body before trailers")
         res.send_trailers([("x-trailer", "after the body")])
 
+    def live(self, req: Request, res: Response) -> dict[str, int]:
+        """How many objects of the library's own types there are, threads, and allocated blocks in all."""
+        gc.collect()
+        types = (type(o) for o in gc.get_objects())
+        kinds = Counter(t.__qualname__ for t in types if f"{t.__module__}".startswith("quiche_h3."))
+        return {**kinds, "threads": threading.active_count(), "blocks": sys.getallocatedblocks()}
+
     def server(self, config: ServerConfig) -> Server:
         server = Server(config)
         server.get("/hello")(self.hello)
@@ -85,15 +105,22 @@ class Application:
         server.post("/upload", blocking=True)(self.upload)
         server.post("/upload-whole", blocking=True)(self.upload_whole)
         server.post("/upload-async")(self.upload_async)
+        server.post("/upload-generator")(self.upload_generator)
         server.post("/unread", blocking=True)(self.unread)
         server.get("/release")(self.release)
         server.post("/echo")(self.echo)
         server.get("/trailers")(self.trailers)
+        server.get("/live")(self.live)
         return server
 
 
-def main(certificate: str, key: str) -> None:
-    config = ServerConfig(bind_addr="127.0.0.1", bind_port=0, cert_path=certificate, key_path=key)
+def main(certificate: str, key: str, fields: str = "{}") -> None:
+    logging.basicConfig(level=logging.WARNING)
+    config = ServerConfig(
+        bind_addr="127.0.0.1", bind_port=0, cert_path=certificate, key_path=key, max_request_body_size=1 << 31
+    )
+    for name, value in json.loads(fields).items():
+        setattr(config, name, value)
     with Application().server(config).running() as address:
         print(json.dumps({"port": address.port}), flush=True)
         sys.stdin.read()
