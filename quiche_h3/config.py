@@ -153,7 +153,6 @@ class TransportConfig:
     )
     gso: bool = flag(True, "Send runs of packets in one message where the kernel can (UDP GSO).")
     gro: bool = flag(True, "Receive runs of packets in one message where the kernel can (UDP GRO).")
-    send_txtime: bool = flag(False, "Let the kernel hold paced packets back (SO_TXTIME; needs the fq qdisc).")
     so_rcvbuf: int = integer(4 * MIB, "bytes", 0, 1 << 30, "Kernel's receive buffer; 0 keeps its default.")
     so_sndbuf: int = integer(4 * MIB, "bytes", 0, 1 << 30, "Kernel's send buffer; 0 keeps its default.")
     recv_batch: int = integer(16, "messages", 1, 64, "Messages received by one system call.")

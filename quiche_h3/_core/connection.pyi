@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any
 
 from typing_extensions import disjoint_base
 

@@ -624,7 +624,7 @@ cdef class Endpoint:
             return FLUSH_DONE  # finish() keeps the deadline
         c.release_at = 0
         size = quiche_conn_max_send_udp_payload_size(c.quic)
-        quantum = min(UDP_MAX_SEGMENTS * size, <size_t>UDP_MAX_PAYLOAD)
+        quantum = min(UDP_MAX_SEGMENTS * size, <size_t>UDP_MAX_PAYLOAD, self.settings.max_train)
         out = udp.reserve(u)
         if out == NULL:
             return FLUSH_BLOCKED

@@ -10,3 +10,4 @@ cdef class EngineSettings:
     cdef readonly int connection_id_length
     cdef readonly uint64_t handshake_timeout_ns
     cdef readonly size_t max_burst
+    cdef readonly size_t max_train    # bytes of one message to send

@@ -41,6 +41,7 @@ cdef class EngineSettings:
         self.handshake_timeout_ns = deadline_ms * 1_000_000
         paced = config.enable_pacing and config.cc_algorithm.startswith("bbr2")
         self.max_burst = 0 if paced else config.max_burst_packets * config.max_send_udp_payload_size
+        self.max_train = config.send_buffer_size
         self._set_transport(config)
         self._set_tls(config, certificate)
         self._set_http3(config, certificate is not None)

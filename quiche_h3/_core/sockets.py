@@ -49,13 +49,17 @@ def open_socket(config: TransportConfig, address: str, port: int, *, dual_stack:
             sock.bind((address, port))
         except (OSError, OverflowError) as exc:
             raise _bind_error(exc, address, port) from exc
-        return UdpSocket(sock, batch=config.recv_batch, gro=config.gro, gso=config.gso)
+        return UdpSocket(
+            sock, batch=config.recv_batch, slot=config.recv_buffer_size, gro=config.gro, gso=config.gso
+        )
     except BaseException:
         sock.close()
         raise
 
 
 def _set_buffer(sock: socket.socket, option: int, size: int, field: str) -> None:
+    if size == 0:
+        return
     try:
         sock.setsockopt(socket.SOL_SOCKET, option, size)
     except OSError:

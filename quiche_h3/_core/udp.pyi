@@ -12,6 +12,7 @@ class UdpSocket:
         sock: socket.socket | None = None,
         *,
         batch: int = 16,
+        slot: int = 65536,
         gro: bool = True,
         gso: bool = True,
         memory: tuple[str, int] | None = None,

@@ -13,7 +13,7 @@ from quiche_h3._core.libc_net cimport (
 )
 
 cdef extern from "udp_io.h" nogil:
-    bint udp_init(udp_socket *u, int fd, unsigned batch, bint gro, bint gso)
+    bint udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bint gro, bint gso)
     void udp_free(udp_socket *u)
     int udp_receive(udp_socket *u)
     bint udp_received_message(udp_socket *u, int i, udp_message *out)
@@ -96,13 +96,13 @@ cdef class UdpSocket:
         memset(&self.u, 0, sizeof(self.u))
         self.u.fd = -1
 
-    def __init__(self, sock=None, *, batch=16, gro=True, gso=True, memory=None):
+    def __init__(self, sock=None, *, batch=16, slot=65536, gro=True, gso=True, memory=None):
         self._socket = sock
         if memory is not None:
             self.u.bound_len = to_sockaddr(memory[0], memory[1], &self.u.bound)
         elif sock is not None:
             sock.setblocking(False)
-        if not udp_init(&self.u, -1 if sock is None else sock.fileno(), batch, gro, gso):
+        if not udp_init(&self.u, -1 if sock is None else sock.fileno(), batch, slot, gro, gso):
             raise MemoryError("no memory for the UDP buffers")
         if sock is not None and gso and not self.u.gso:
             log.info("UDP GSO is not available here: packets are sent one by one")

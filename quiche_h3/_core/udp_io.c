@@ -84,7 +84,7 @@ static bool is_wildcard(const struct sockaddr_storage *a)
     return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)a)->sin6_addr);
 }
 
-bool udp_init(udp_socket *u, int fd, unsigned batch, bool gro, bool gso)
+bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso)
 {
     u->fd = fd;
     u->batch = batch;
@@ -101,8 +101,7 @@ bool udp_init(udp_socket *u, int fd, unsigned batch, bool gro, bool gso)
         return false;
     u->wildcard = is_wildcard(&u->bound);
     set_options(u);
-    /* A GRO message holds up to 64 KiB; without GRO the same slot takes the largest single payload. */
-    u->slot = 65536;
+    u->slot = slot;
     receive_state *r = (receive_state *)calloc(1, sizeof *r);
     u->receive_state = r;
     if (!r)
@@ -244,8 +243,10 @@ bool udp_received_message(udp_socket *u, int i, udp_message *out)
             ((struct sockaddr_in6 *)&out->local)->sin6_addr = info.ipi6_addr;
         }
     }
-    if (m->msg_flags & MSG_TRUNC)
+    if (m->msg_flags & MSG_TRUNC) {
+        u->receive_errors++; /* larger than what we announced that we take */
         return false;
+    }
     u->udp_received += out->segment ? (out->len + out->segment - 1) / out->segment : 1;
     u->bytes_received += out->len;
     return out->len > 0 && (family == AF_INET || family == AF_INET6);

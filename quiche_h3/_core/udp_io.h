@@ -45,8 +45,9 @@ typedef struct {
 
 enum { UDP_SEND_OK = 0, UDP_SEND_BLOCKED = 1, UDP_SEND_NO_BUFFERS = 2 };
 
-/* Allocates the buffers and sets the options of a bound, non-blocking socket (or fd -1). False: out of memory. */
-bool udp_init(udp_socket *u, int fd, unsigned batch, bool gro, bool gso);
+/* Allocates the buffers and sets the options of a bound, non-blocking socket (or fd -1). One received message has
+ * room for `slot` bytes. False: out of memory. */
+bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso);
 void udp_free(udp_socket *u);
 
 /* Receives one batch. Returns the number of messages (udp_received_message() reads them), 0 when there is none. */
