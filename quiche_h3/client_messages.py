@@ -1,6 +1,7 @@
 """Requests and responses as a client's program sees them, and the loop's side of each.
 
-The program's threads post to the loop and wait, as blocking handlers do on the server; the waits have a limit.
+The program's threads post to the loop and wait, as blocking handlers do on the server; the waits have a
+limit.
 """
 
 from __future__ import annotations
@@ -127,7 +128,11 @@ class ClientExchange:
     def fail(self, error: Exception) -> None:
         """Nothing more comes: whoever waits is told."""
         if self.error is None:
-            self.error = error if isinstance(error, QuicheH3Error) else StreamReset(H3ErrorCode.H3_REQUEST_CANCELLED, False)
+            self.error = (
+                error
+                if isinstance(error, QuicheH3Error)
+                else StreamReset(H3ErrorCode.H3_REQUEST_CANCELLED, False)
+            )
         if not self.head.done():
             self.head.set_exception(error)
         self._wake_reader()
@@ -250,8 +255,8 @@ class ClientRequest:
     def write(self, data: Chunk) -> None:
         """Sends a piece of the body, waiting until there is room for more.
 
-        Raises StreamClosed when the body has ended or the server wants no more of it (the response may come all
-        the same), StreamReset or ConnectionClosed when the request has failed, and TimedOut.
+        Raises StreamClosed when the body has ended or the server wants no more of it (the response may come
+        all the same), StreamReset or ConnectionClosed when the request has failed, and TimedOut.
         """
         if chunk := to_bytes(data):
             self._stream.enqueue(chunk)
@@ -267,11 +272,13 @@ class ClientRequest:
     def response(self, timeout: float | None = None) -> ClientResponse:
         """Waits for the response's status and fields; its body is read from what is returned.
 
-        `timeout` in seconds, None for the request's own. Raises TimedOut, StreamReset or ConnectionClosed, or what
-        the source of the request's body has raised.
+        `timeout` in seconds, None for the request's own. Raises TimedOut, StreamReset or ConnectionClosed, or
+        what the source of the request's body has raised.
         """
         limit = self._stream.timeout if timeout is None else timeout
-        return ClientResponse(self, self._stream, self._body, self._stream.wait(self._stream.exchange.head, limit))
+        return ClientResponse(
+            self, self._stream, self._body, self._stream.wait(self._stream.exchange.head, limit)
+        )
 
     def cancel(self, code: int = H3ErrorCode.H3_REQUEST_CANCELLED) -> None:
         """Gives the request up in both directions. Does nothing when both have ended."""
