@@ -52,7 +52,17 @@ _REASONS: Final = {
 
 
 NO_BODY: Final = Body()
-PLAIN: Final = int(HandlerKind.PLAIN)
+NO_ASYNC_BODY: Final = AsyncBody()
+# As plain numbers: they are compared for every request.
+GENERATOR: Final = int(HandlerKind.GENERATOR)
+COROUTINE: Final = int(HandlerKind.COROUTINE)
+
+
+_PLAIN_RESULTS: Final = (str, bytes, dict, list, tuple)
+
+
+async def _await(result: Any) -> Any:
+    return await result
 
 
 class Exchange:
@@ -62,7 +72,6 @@ class Exchange:
         "_after_drain",
         "_after_read",
         "_buffer",
-        "_running",
         "_started",
         "_task",
         "dispatcher",
@@ -72,6 +81,7 @@ class Exchange:
         "request",
         "response",
         "route",
+        "running",
         "stream",
     )
 
@@ -88,7 +98,7 @@ class Exchange:
         self._after_read: Callable[[], None] | None = None
         self._buffer: list[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._running = False
+        self.running = False
         self._started = time.monotonic()
         stream.handler = self
 
@@ -139,7 +149,7 @@ class Exchange:
         if kind is HandlerKind.PLAIN and not tunnel:
             self._buffer = []  # called when the body is complete
             return
-        self._running = True
+        self.running = True
         if kind is HandlerKind.PLAIN:
             self.request.body = Body(self)
             self._attempt(self._answer)
@@ -151,7 +161,7 @@ class Exchange:
             self.dispatcher.run_blocking(self)
         else:
             self.request.body = AsyncBody(self, limit=limit)
-            self._task = self.dispatcher.spawn(self._run_coroutine())
+            self._attempt(lambda: self.finish(self.call()))
 
     def call(self) -> Any:
         """Calls the handler with as many arguments as it takes."""
@@ -165,22 +175,40 @@ class Exchange:
         except Exception as exc:
             self.fail(exc)
 
-    async def _run_coroutine(self) -> None:
-        try:
-            result = self.call()
-            if inspect.isawaitable(result):
-                result = await result
-            if isinstance(result, AsyncIterator):
-                await self._send_all(result)
-            else:
-                self.response.finish_with(result)
-            self.done()
-        except asyncio.CancelledError:
+    def finish(self, result: Any) -> None:
+        """Does what the handler's result says; a result that must be awaited comes back here."""
+        if inspect.iscoroutine(result):
+            self.follow(self.dispatcher.spawn(result))
+        elif isinstance(result, AsyncIterator):
+            self.follow(self.dispatcher.spawn(self._send_all(result)))
+        elif inspect.isawaitable(result):
+            self.follow(self.dispatcher.spawn(_await(result)))
+        else:
+            self.response.finish_with(result)
+            if self.producer is None:
+                self.done()
+
+    def follow(self, task: asyncio.Task[Any]) -> None:
+        """The handler runs in a task."""
+        self.running = True
+        self._task = task
+        if task.done():
+            self._task_done(task)
+        else:
+            task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._task = None
+        if task.cancelled():
             if self.error is None:
                 self.response.reset(H3ErrorCode.H3_REQUEST_CANCELLED)
             self.done(failed=True)
-        except Exception as exc:
+        elif (exc := task.exception()) is None:
+            self._attempt(lambda: self.finish(task.result()))
+        elif isinstance(exc, Exception):
             self.fail(exc)
+        else:
+            self.done(failed=True)  # SystemExit, KeyboardInterrupt: asyncio has already raised it
 
     async def _send_all(self, chunks: AsyncIterator[Any]) -> None:
         async for chunk in chunks:
@@ -231,8 +259,9 @@ class Exchange:
 
     def done(self, failed: bool = False) -> None:
         """The handler is through. What is left of the request body is not wanted."""
-        self._running = False
-        self.dispatcher.handler_ended(self, failed)
+        if self.running:
+            self.running = False
+            self.dispatcher.handler_ended(self, failed)
         if not self.stream.sending:
             self.stream.stop_receiving(H3ErrorCode.H3_NO_ERROR)
 
@@ -284,15 +313,13 @@ class Exchange:
         if self._buffer is not None:
             self.request.body = Body(buffer=b"".join(self._buffer))
             self._buffer = None
-            self._running = True
+            self.running = True
             self._attempt(self._answer)
             return
         self.on_readable()
 
     def _answer(self) -> None:
-        self.response.finish_with(self.call())
-        if self.producer is None:
-            self.done()
+        self.finish(self.call())
 
     def on_drained(self) -> None:
         callback, self._after_drain = self._after_drain, None
@@ -301,7 +328,7 @@ class Exchange:
 
     def on_sent(self) -> None:
         self.downloading = False
-        if not self._running and self.stream.receiving and self._buffer is None:
+        if not self.running and self.stream.receiving and self._buffer is None:
             self.stream.stop_receiving(H3ErrorCode.H3_NO_ERROR)
         self.dispatcher.log_access(self.request, self.response, self._started)
 
@@ -376,25 +403,47 @@ class Dispatcher:
                     self._answer_options(response, match.allowed)
                     return
             self._admit(stream)
-            if stream.receiving or route.kind != PLAIN:
+            kind = route.kind
+            if stream.receiving or kind > COROUTINE or kind == GENERATOR:
                 # A tunnel (CONNECT) has no end to wait for: its handler is called at once.
                 Exchange(self, stream, request, response).begin(route, method == b"CONNECT")
                 return
+            if kind == COROUTINE:
+                request.body = NO_ASYNC_BODY
             arity = route.arity
             if arity == 2:
                 result = route.handler(request, response)
             else:
                 result = route.handler(request) if arity else route.handler()
-            response.finish_with(result)
+            if kind == COROUTINE:
+                task = self.spawn(result)
+                if not task.done() or task.cancelled():
+                    exchange = self.exchange_for(response)
+                    exchange.route = route
+                    exchange.follow(task)
+                    return
+                result = task.result()
+            if result is None or isinstance(result, _PLAIN_RESULTS):
+                response.finish_with(result)
+            else:
+                exchange = self.exchange_for(response)
+                exchange.route = route
+                exchange.finish(result)
+                return
         except Exception as exc:
             self.answer_error(request, response, exc, route)
             self.failed += 1
             self._log_now(request, response)
             return
-        if stream.handler is None:
+        exchange = stream.handler
+        if exchange is None:
             self.finished += 1
             if self._log_all:
                 self._log_now(request, response)
+        else:
+            exchange.route = route
+            if exchange.producer is None:
+                exchange.done()
 
     def refused(self, stream: Stream, status: int) -> None:
         """A request that is malformed or over a limit: it gets its status and nothing else."""
@@ -409,7 +458,7 @@ class Dispatcher:
         """The exchange of a response whose handler turned out to need one."""
         stream = response.stream
         if stream.handler is None:
-            stream.handler = Exchange(self, stream, response.request, response)
+            Exchange(self, stream, response.request, response).running = True
         exchange: Exchange = stream.handler
         return exchange
 
