@@ -1,5 +1,7 @@
 //! Each patch's behaviour, seen through quiche's public API. One binary: it is linked with LTO, as the library.
 
 mod discard_streams;
+mod make_room_for_paths;
 mod pair;
 mod send_the_fin;
+mod transport_parameters;
