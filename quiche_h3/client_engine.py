@@ -58,7 +58,9 @@ _DISTRUST: Final = {
     48: "nobody who is trusted has signed it",
 }
 _BAD_CERTIFICATE: Final = 0x100 + 42
+_UNKNOWN_CA: Final = 48
 _MAX_PATH: Final = 65_535
+_CLOSE_SECONDS: Final = 0.5
 
 
 class ConnectionInfo(NamedTuple):
@@ -258,10 +260,27 @@ class ClientEngine:
             function(*args)
 
     def _stop(self) -> None:
+        """Closes the connection, and ends the loop once the peer was told."""
+        sent = self._packets_sent()
         self._endpoint.close_all(H3ErrorCode.H3_NO_ERROR)
         if not self._endpoint.turning:
             self._endpoint.turn()
-        self._driver.stop()
+        if sent is None:
+            self._driver.stop()
+            return
+
+        def look() -> None:
+            if self._packets_sent() != sent and not self._endpoint.blocked:
+                self._driver.stop()
+
+        # With a full congestion window quiche holds the close back until there is an acknowledgement.
+        self._driver.after_turn = look
+        self._driver.call_later(_CLOSE_SECONDS, self._driver.stop)
+        look()
+
+    def _packets_sent(self) -> int | None:
+        """None when there is nobody to send to."""
+        return None if self._connection is None else self._connection.stats().get("packets_sent")
 
     def _release(self) -> None:
         """Frees everything, and fails whoever still waits."""
@@ -300,7 +319,8 @@ class ClientEngine:
 
     def _attempt_failed(self, connection: Connection, reason: ConnectionClosed) -> None:
         candidate = self._attempts.pop(connection)
-        self._failures.append(f"{candidate.address[0]}: {self._why(reason)}")
+        which = "" if self._ip else f"{candidate.address[0]}: "
+        self._failures.append(which + self._why(reason))
         if self._todo:
             self._delay.stop()
             self._try_next()
@@ -314,9 +334,10 @@ class ClientEngine:
             return f"no answer within {self._config.connect_timeout_ms / 1000:g} s"
         alert = None if reason.app or reason.remote else crypto_alert(reason.code)
         if alert in _DISTRUST:
+            remedy = "; give its authority with cafile, or verify=False" if alert == _UNKNOWN_CA else ""
             return (
                 f"the server's certificate is not accepted for {self._name or self._ip}: {_DISTRUST[alert]} "
-                f"({describe_code(False, reason.code)}); give its authority with cafile, or verify=False"
+                f"({describe_code(False, reason.code)}){remedy}"
             )
         return str(reason)
 
