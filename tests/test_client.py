@@ -203,7 +203,7 @@ def test_status_error(client: Client) -> None:
 
 
 def test_what_the_server_is_told(client: Client) -> None:
-    """Method, target, authority, fields and body arrive as given; names in lower case (RFC 9114 4.2, 4.3.1)."""
+    """Method, target, authority, fields and body arrive; names in lower case (RFC 9114 4.2, 4.3.1)."""
     answer = client.put("/describe?a=1&b=%20", headers={"X-One": "1"}, data="text").json()
     assert (answer["method"], answer["path"], answer["body"]) == ("PUT", "/describe?a=1&b=%20", "text")
     assert answer["authority"] == f"127.0.0.1:{client.origin.port}"
@@ -558,7 +558,7 @@ def test_server_gone() -> None:
     with quiche_h3.connect(app.server.start().url, verify=False) as client:
         request = client.send("GET", "/hold")
         upload = client.send("POST", "/unread", data=blocks(32 * MIB))
-        assert app.held.wait(10)
+        eventually(lambda: streams(app) == 2)
         stopper = threading.Thread(target=app.server.stop)
         stopper.start()
         app.server.stop()
