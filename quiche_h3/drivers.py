@@ -1,15 +1,14 @@
-"""The two loops that can run an endpoint: libev, and whatever asyncio runs (its own loop or uvloop).
+"""What runs an endpoint: the libev driver, and what every driver does.
 
 A driver watches the sockets and one timer, and calls the endpoint: `receive`, then `turn`. It knows nothing
-of what the endpoint does, and the endpoint nothing of how it is woken.
+of what the endpoint does, and the endpoint nothing of how it is woken. The other driver is in
+`asyncio_driver`: a program that does not use asyncio is spared the 9 MiB of importing it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from . import ev
@@ -18,8 +17,7 @@ from .config import EventBackend
 if TYPE_CHECKING:
     from ._core.endpoint import Endpoint
 
-_MAX_SLEEP_NS: Final = 3_600_000_000_000
-_EAGER: Final = sys.version_info >= (3, 12)
+MAX_SLEEP_NS: Final = 3_600_000_000_000
 _BLOCKED_RETRY_NS: Final = 1_000_000  # ENOBUFS: the socket stays writable, only time can help
 
 
@@ -65,14 +63,14 @@ class Driver:
         raise NotImplementedError
 
     def _readable(self, index: int) -> None:
-        more = self.endpoint.receive(index)
-        self._turn(more)
+        self.endpoint.receive(index)
+        self._turn()
 
     def _timer_fired(self) -> None:
         self._armed = 0
-        self._turn(False)
+        self._turn()
 
-    def _turn(self, more: bool) -> None:
+    def _turn(self) -> None:
         endpoint = self.endpoint
         again = endpoint.turn()
         blocked = endpoint.blocked
@@ -104,14 +102,14 @@ class LibevDriver(Driver):
         self._ios: list[ev.Io] = []
         self._timers: list[ev.Timer] = []
         self._timer = ev.Timer(self.loop, 0.0, 0.0, lambda w, e: self._timer_fired())
-        self._now = ev.Timer(self.loop, 0.0, 0.0, lambda w, e: self._turn(False))
+        self._now = ev.Timer(self.loop, 0.0, 0.0, lambda w, e: self._turn())
 
     def start(self) -> None:
         for index, sock in enumerate(self.endpoint.sockets):
             io = ev.Io(self.loop, sock.fileno(), ev.READ, self._io_callback(index))
             io.start()
             self._ios.append(io)
-        self._turn(False)
+        self._turn()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> None:
         """Calls back once after `delay` seconds, unless the driver is closed before."""
@@ -124,7 +122,7 @@ class LibevDriver(Driver):
             if events & ev.READ:
                 self._readable(index)
             else:
-                self._turn(False)
+                self._turn()
 
         return ready
 
@@ -155,7 +153,7 @@ class LibevDriver(Driver):
 
     def _arm(self, at: int) -> None:
         self._timer.stop()
-        self._timer.set(max(0, min(at - time.monotonic_ns(), _MAX_SLEEP_NS)) / 1e9)
+        self._timer.set(max(0, min(at - time.monotonic_ns(), MAX_SLEEP_NS)) / 1e9)
         self._timer.start()
 
     def _watch_writes(self, wanted: bool) -> None:
@@ -170,86 +168,3 @@ class LibevDriver(Driver):
         self._ios.clear()
         if self._own_loop:
             self.loop.close()
-
-
-class AsyncioDriver(Driver):
-    """Runs the endpoint inside a running asyncio loop. libev cannot be nested there, so it takes no part."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
-        self.loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._soon: asyncio.Handle | None = None
-        self._stopped = self.loop.create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: list[asyncio.TimerHandle] = []
-
-    def start(self) -> None:
-        for index, sock in enumerate(self.endpoint.sockets):
-            self.loop.add_reader(sock.fileno(), self._readable, index)
-        self._turn(False)
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        """Calls back once after `delay` seconds, unless the driver is closed before."""
-        self._timers.append(self.loop.call_later(delay, callback))
-
-    async def run(self) -> None:
-        """Until `stop()`."""
-        await asyncio.shield(self._stopped)
-
-    def _finish(self) -> None:
-        if not self._stopped.done():
-            self._stopped.set_result(None)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self._finish)
-
-    def post(self, function: Callable[..., object], *args: Any) -> None:
-        self.loop.call_soon_threadsafe(function, *args)
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs a handler's coroutine, up to its first wait at once where the interpreter can (3.12 on)."""
-        task: asyncio.Task[None]
-        if _EAGER:
-            task = asyncio.Task(coroutine, loop=self.loop, eager_start=True)
-        else:
-            task = self.loop.create_task(coroutine)
-        if not task.done():
-            self._tasks.add(task)  # the loop itself keeps only weak references
-            task.add_done_callback(self._tasks.discard)
-        return task
-
-    def soon(self) -> None:
-        if self._soon is None:
-            self._soon = self.loop.call_soon(self._soon_fired)
-
-    def _soon_fired(self) -> None:
-        self._soon = None
-        self._turn(False)
-
-    def _arm(self, at: int) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        delay = max(0, min(at - time.monotonic_ns(), _MAX_SLEEP_NS)) / 1e9
-        self._timer = self.loop.call_later(delay, self._timer_fired)
-
-    def _watch_writes(self, wanted: bool) -> None:
-        for sock in self.endpoint.sockets:
-            if wanted:
-                self.loop.add_writer(sock.fileno(), self._turn, False)
-            else:
-                self.loop.remove_writer(sock.fileno())
-
-    def close(self) -> None:
-        for sock in self.endpoint.sockets:
-            if sock.fileno() >= 0:
-                self.loop.remove_reader(sock.fileno())
-                self.loop.remove_writer(sock.fileno())
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._soon is not None:
-            self._soon.cancel()
-        for timer in self._timers:
-            timer.cancel()
-        for task in list(self._tasks):
-            task.cancel()

@@ -6,7 +6,6 @@ that is answered at once needs nothing more; for every other one an `Exchange` l
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import time
@@ -35,6 +34,8 @@ from .routing import ErrorHandler, HandlerKind, Route, Router
 from .threads import BlockingResponse, ThreadStream
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ._core.connection import Connection
     from ._core.http3 import FieldSection, Stream
 

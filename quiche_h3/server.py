@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -21,7 +20,7 @@ from ._core.http3 import Http3, Http3Counters, Http3Limits, Stream
 from ._core.settings import EngineSettings
 from ._core.sockets import open_server_sockets
 from .config import EventBackend, ServerConfig
-from .drivers import AsyncioDriver, LibevDriver
+from .drivers import Driver, LibevDriver
 from .errors import ConfigError, ConnectionClosed, H3ErrorCode, InvalidState
 from .events import ClosedEvent, DatagramEvent, Event
 from .files import StaticDirectory
@@ -71,7 +70,7 @@ class Server(Router):
         self._limits = _limits(self.config)
         self._endpoint: Endpoint | None = None
         self._settings: EngineSettings | None = None
-        self._driver: LibevDriver | AsyncioDriver | None = None
+        self._driver: Driver | None = None
         self._certificate: CertificateFiles | None = None
         self._thread: threading.Thread | None = None
         self._thread_error: BaseException | None = None
@@ -180,9 +179,14 @@ class Server(Router):
         """
         if self._endpoint is None:
             self.open()
-        if loop is None and self._wants_asyncio():
-            with _asyncio_runner() as runner:
-                runner.run(self.serve())
+        if self._wants_asyncio():
+            if loop is not None:
+                raise InvalidState(
+                    "async handlers need an asyncio loop: use `await serve()`, or run() without a loop"
+                )
+            from . import asyncio_driver
+
+            asyncio_driver.run(self.serve())
             return
         self._run_libev(loop)
 
@@ -206,6 +210,10 @@ class Server(Router):
         if self._endpoint is None:
             self.open()
         assert self._endpoint is not None
+        import asyncio
+
+        from .asyncio_driver import AsyncioDriver
+
         driver = AsyncioDriver(self._endpoint)
         self._dispatcher.spawn = driver.spawn
         self._begin(driver)
@@ -313,7 +321,7 @@ class Server(Router):
 
     # Running
 
-    def _begin(self, driver: LibevDriver | AsyncioDriver) -> None:
+    def _begin(self, driver: Driver) -> None:
         self._driver = driver
         self._dispatcher.post = driver.post
         for hook in self._hooks["startup"]:
@@ -324,7 +332,7 @@ class Server(Router):
         if self._stop_requests:  # stop() was called before there was a loop to tell
             driver.post(self._begin_drain)
 
-    def _end(self, driver: LibevDriver | AsyncioDriver) -> None:
+    def _end(self, driver: Driver) -> None:
         assert self._endpoint is not None
         self._driver = None
         driver.close()
@@ -475,33 +483,3 @@ def _limits(config: ServerConfig) -> Http3Limits:
         total=config.max_request_headers_size,
         path=config.max_path_length,
     )
-
-
-class _Runner:
-    """asyncio.Runner of 3.11, as far as it is needed on 3.10."""
-
-    def __init__(self) -> None:
-        try:
-            import uvloop
-        except ImportError:
-            self._loop = asyncio.new_event_loop()
-        else:
-            self._loop = uvloop.new_event_loop()
-
-    def run(self, coroutine: Any) -> None:
-        self._loop.run_until_complete(coroutine)
-
-    def close(self) -> None:
-        try:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            self._loop.close()
-
-
-@contextmanager
-def _asyncio_runner() -> Iterator[_Runner]:
-    runner = _Runner()
-    try:
-        yield runner
-    finally:
-        runner.close()

@@ -82,6 +82,7 @@ cdef class Endpoint:
     cdef uint64_t next_id
     cdef uint64_t now                   # nanoseconds, read once a turn
     cdef bint in_turn
+    cdef object interrupt               # what the turn is to raise at its end: KeyboardInterrupt and its like
     cdef bint woken
     cdef bint server
     cdef readonly bint refusing         # a server that is shutting down accepts nobody
@@ -104,15 +105,18 @@ cdef class Endpoint:
     cdef Connection adopt(self, Connection conn, udp_socket *u)
     cdef bint may_reply(self)
     cdef int negotiate_version(self, udp_socket *u, udp_message *m, packet_header *h) except -1
+    cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL
     cdef int send_reset(self, udp_socket *u, udp_message *m, packet_header *h, size_t n) except -1
     cdef int send_retry(self, udp_socket *u, udp_message *m, packet_header *h, bytes dcid, bytes address) except -1
     cdef bint add_cid(self, Connection conn, bytes cid) except -1
     cdef int send_stateless(self, udp_socket *u, udp_message *m, bytes payload) except -1
+    cdef int caught(self, object error, str what) except -1
     cdef int service(self, Connection conn) except -1
+    cdef int open_protocol(self, Connection conn) except -1
     cdef int issue_cids(self, conn_t *c) except -1
     cdef int handle_paths(self, Connection conn) except -1
     cdef int expire(self) except -1
-    cdef bint finish(self, conn_t *c) except -1
+    cdef int finish(self, conn_t *c) except -1
     cdef bint hold(self, conn_t *c, const uint8_t *packet, size_t n, const quiche_send_info *info) noexcept nogil
     cdef bint burst_spent(self, conn_t *c, size_t sent) noexcept nogil
     cdef int retire(self, Connection conn) except -1

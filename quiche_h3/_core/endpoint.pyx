@@ -10,11 +10,12 @@ import os
 
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
 from quiche_h3._core.connection cimport (
     DEADLINE_NONE, deadlines_next, deadlines_remove, deadlines_set, issued_cid,
 )
-from quiche_h3._core.libc_net cimport sockaddr, sockaddr_storage, socklen_t, ssize_t, timespec
+from quiche_h3._core.libc_net cimport sockaddr, sockaddr_in, sockaddr_storage, socklen_t, ssize_t, timespec
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.udp cimport (
     UDP_MAX_PAYLOAD, UDP_MAX_SEGMENTS, UDP_SEND_OK, to_sockaddr, udp,
@@ -48,6 +49,12 @@ cdef double REPLIES_PER_SECOND = 1000.0
 cdef double REPLIES_BURST = 1000.0
 
 log = logging.getLogger("quiche_h3.quic")
+
+
+cdef bint same_port(const sockaddr_storage *a, const sockaddr_storage *b) noexcept nogil:
+    """Of one family and port, which both families keep at the same place."""
+    return (a.ss_family == b.ss_family
+            and (<const sockaddr_in *>a).sin_port == (<const sockaddr_in *>b).sin_port)
 
 
 cdef uint64_t monotonic() noexcept nogil:
@@ -169,7 +176,10 @@ cdef class Endpoint:
         c = <conn_t *>cid_table_get(&self.table, h.dcid, h.dcid_len)
         if c == NULL:
             with gil:
-                c = self.unknown(u, m, &h, n)
+                try:
+                    c = self.unknown(u, m, &h, n)
+                except Exception as error:
+                    self.caught(error, "a packet of no known connection")
             if c == NULL:
                 return 0
         info.from_ = <sockaddr *>&m.peer
@@ -204,7 +214,8 @@ cdef class Endpoint:
         if h.type == PACKET_SHORT and h.version == 0:
             if self.server:
                 self.send_reset(u, m, h, n)
-            return NULL
+                return NULL
+            return self.heed_reset(u, m, h.dcid - 1, n)
         if not self.server:
             self.n.unknown_dropped += 1
             return NULL
@@ -265,6 +276,28 @@ cdef class Endpoint:
         self.n.stateless_resets_sent += 1
         return 0
 
+    cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL:
+        """RFC 9000 10.3.1: the connection ID of a stateless reset is random. Its address tells whom it may concern."""
+        cdef Connection conn
+        cdef quiche_recv_info info
+        cdef bytearray copy
+        self.n.unknown_dropped += 1
+        if n < 21:
+            return NULL
+        info.from_ = <sockaddr *>&m.peer
+        info.from_len = m.peer_len
+        info.to = <sockaddr *>&m.local
+        info.to_len = m.local_len
+        for conn in self.connections.values():
+            if conn.c.sock != u or memcmp(&conn.c.peer, &m.peer, m.peer_len) != 0:
+                continue
+            copy = bytearray(data[:n])  # quiche decrypts in place
+            quiche_conn_recv(conn.c.quic, <uint8_t *>PyByteArray_AS_STRING(copy), n, &info)
+            if quiche_conn_is_closed(conn.c.quic):
+                self.mark(&conn.c)
+                break
+        return NULL
+
     cdef bytes fresh_cid(self):
         """A random connection ID. The pool spares a system call for each."""
         cdef Py_ssize_t n = self.settings.connection_id_length
@@ -303,7 +336,7 @@ cdef class Endpoint:
         memcpy(&conn.c.local, &m.local, m.local_len)
         self.adopt(conn, u)
         self.n.accepted += 1
-        if not (self.add_cid(conn, scid) and self.add_cid(conn, dcid)):
+        if not (self.add_cid(conn, scid) and (odcid is not None or self.add_cid(conn, dcid))):
             self.retire(conn)
             return NULL
         return &conn.c
@@ -391,12 +424,14 @@ cdef class Endpoint:
     def turn(self):
         """Expired deadlines, then events and handlers of every touched connection, then one send pass.
 
-        Returns True when work is left that need not wait for anything.
+        Returns True when work is left that need not wait for anything. What a callback raises is logged; a
+        KeyboardInterrupt or SystemExit is raised again when the turn is over.
         """
         cdef conn_t *c
         cdef conn_t *head
         cdef conn_t *next_c
         cdef int i
+        cdef list closed = []
         if self.in_turn:
             raise RuntimeError("turn() was called from a handler")
         self.in_turn = True
@@ -420,12 +455,22 @@ cdef class Endpoint:
             c = head
             while c != NULL:
                 next_c = c.next_dirty
-                c.dirty = False
-                if self.finish(c) and (c.more or c.flushed != FLUSH_DONE):
-                    self.mark(c)
+                if quiche_conn_is_closed(c.quic) or c.given_up:
+                    closed.append(<Connection>c.owner)
+                else:
+                    c.dirty = False
+                    self.finish(c)
+                    if c.more or c.flushed != FLUSH_DONE:
+                        self.mark(c)
                 c = next_c
+            # Last, for the application may touch any connection now, also those that the loop above walked.
+            for conn in closed:
+                self.retire(conn)
         finally:
             self.in_turn = False
+        if self.interrupt is not None:
+            error, self.interrupt = self.interrupt, None
+            raise error
         return self.dirty_head != NULL and not self.blocked
 
     @property
@@ -448,28 +493,47 @@ cdef class Endpoint:
             c = <conn_t *>self.due.items[0]
             deadlines_remove(&self.due, &c.due)
             if not c.established and self.now - c.created_at >= self.settings.handshake_timeout_ns:
+                c.given_up = True
                 quiche_conn_close(c.quic, False, 0, b"handshake timeout", 17)
             quiche_conn_on_timeout(c.quic)
             self.mark(c)
         return 0
 
+    cdef int caught(self, object error, str what) except -1:
+        """Something raised that must not end the turn."""
+        if isinstance(error, Exception):
+            log.error("%s failed", what, exc_info=error)
+        elif self.interrupt is None:
+            self.interrupt = error
+        return 0
+
     cdef int service(self, Connection conn) except -1:
         """Everything between the packets that came and those that go: state changes, paths, the protocol."""
         cdef conn_t *c = &conn.c
-        if c.quic == NULL:
-            return 0
         c.more = False
-        if not c.established and quiche_conn_is_established(c.quic):
-            c.established = True
-            self.n.half_open -= 1
-            self.issue_cids(c)
-            self.app.connection_opened(conn)
-        if conn.protocol is None and (c.established or quiche_conn_is_in_early_data(c.quic)):
+        try:
+            if not c.established and quiche_conn_is_established(c.quic):
+                c.established = True
+                self.n.half_open -= 1
+                self.issue_cids(c)
+                self.app.connection_opened(conn)
+        except BaseException as error:
+            self.caught(error, "connection_opened()")
+        try:
+            if conn.protocol is None and (c.established or quiche_conn_is_in_early_data(c.quic)):
+                self.open_protocol(conn)
+            if conn.protocol is not None:
+                c.more = conn.protocol.service()
+            if c.established:
+                self.handle_paths(conn)
+        except BaseException as error:
+            self.caught(error, "a connection")
+            quiche_conn_close(c.quic, True, 0x102, b"", 0)  # H3_INTERNAL_ERROR
+        return 0
+
+    cdef int open_protocol(self, Connection conn) except -1:
+        if conn.close_reason is None:  # else nothing may be sent
             conn.protocol = self.app.protocol(conn)
-        if conn.protocol is not None:
-            c.more = conn.protocol.service()
-        if c.established:
-            self.handle_paths(conn)
         return 0
 
     cdef int issue_cids(self, conn_t *c) except -1:
@@ -513,12 +577,9 @@ cdef class Endpoint:
         quiche_connection_id_iter_free(ids)
         return self.issue_cids(c)
 
-    cdef bint finish(self, conn_t *c) except -1:
-        """After the send pass a closed connection leaves (False), any other gets its next deadline."""
+    cdef int finish(self, conn_t *c) except -1:
+        """After the send pass a connection gets its next deadline."""
         cdef uint64_t at, left
-        if quiche_conn_is_closed(c.quic):
-            self.retire(<Connection>c.owner)
-            return False
         left = quiche_conn_timeout_as_nanos(c.quic)
         at = DEADLINE_NONE if left == DEADLINE_NONE else self.now + left
         if not c.established:
@@ -527,7 +588,7 @@ cdef class Endpoint:
             at = min(at, c.release_at)
         if not deadlines_set(&self.due, &c.due, at):
             raise MemoryError("no memory for the deadlines")
-        return True
+        return 0
 
     cdef int retire(self, Connection conn) except -1:
         """Takes a closed connection out of every table, tells the application, frees everything."""
@@ -539,6 +600,8 @@ cdef class Endpoint:
         cdef const uint8_t *reason = NULL
         cdef size_t reason_len = 0
         cdef size_t i
+        if c.quic == NULL:
+            return 0
         for i in range(c.cid_count):
             cid_table_remove(&self.table, c.cids[i].id, c.cids[i].len)
         c.cid_count = 0
@@ -570,8 +633,12 @@ cdef class Endpoint:
         self.connections.pop(conn.id, None)
         try:
             self.app.connection_closed(conn)
-        finally:
+        except BaseException as error:
+            self.caught(error, "connection_closed()")
+        try:
             conn.release()
+        except BaseException as error:
+            self.caught(error, "a connection's end")
         return 0
 
     # Outgoing
@@ -583,6 +650,9 @@ cdef class Endpoint:
             for i in range(self.socket_count):
                 if (self.raw_sockets[i].bound_len == info.from_len
                         and memcmp(&self.raw_sockets[i].bound, &info.from_, info.from_len) == 0):
+                    return self.raw_sockets[i]
+            for i in range(self.socket_count):
+                if self.raw_sockets[i].wildcard and same_port(&self.raw_sockets[i].bound, &info.from_):
                     return self.raw_sockets[i]
         return c.sock
 
@@ -623,7 +693,7 @@ cdef class Endpoint:
         if c.release_at > self.now:
             return FLUSH_DONE  # finish() keeps the deadline
         c.release_at = 0
-        size = quiche_conn_max_send_udp_payload_size(c.quic)
+        size = min(quiche_conn_max_send_udp_payload_size(c.quic), <size_t>UDP_MAX_PAYLOAD)
         quantum = min(UDP_MAX_SEGMENTS * size, <size_t>UDP_MAX_PAYLOAD, self.settings.max_train)
         out = udp.reserve(u)
         if out == NULL:
@@ -692,8 +762,13 @@ cdef class Endpoint:
     def drop_all(self):
         """Frees every connection at once, without a word to the peers."""
         cdef Connection conn
+        cdef list dropped = list(self.connections.values())
+        if self.in_turn:
+            raise RuntimeError("drop_all() was called from a handler")
         self.dirty_head = self.dirty_tail = NULL
-        for conn in list(self.connections.values()):
+        for conn in dropped:
+            conn.c.dirty = True  # nothing puts it into the list any more
+        for conn in dropped:
             self.retire(conn)
 
     def counters(self):
