@@ -7,7 +7,6 @@ import json as _json
 import math
 import re
 import socket
-import ssl
 import threading
 import weakref
 from collections.abc import Callable
@@ -123,6 +122,8 @@ def _with_system_trust(config: ClientConfig) -> ClientConfig:
     """The TLS library knows where authorities usually are; Python knows where they are here."""
     if not config.verify:
         return config
+    import ssl  # 4 MiB that a server need not have
+
     paths = ssl.get_default_verify_paths()
     return dataclasses.replace(
         config, cafile=config.cafile or paths.cafile, ca_path=config.ca_path or paths.capath
