@@ -184,7 +184,7 @@ def client_threads() -> list[str]:
 
 def streams(app: Application) -> int:
     """Request streams that the server holds."""
-    return sum(len(connection.context.streams) for connection in app.server.connections)
+    return sum(len(c.context.streams) for c in app.server.connections if c.context is not None)
 
 
 def test_get(client: Client) -> None:
@@ -612,19 +612,22 @@ def test_idle_timeout_and_keep_alive(app: Application) -> None:
 
 def test_close_leaves_nothing(app: Application) -> None:
     """After close() neither threads nor descriptors are left, and the server was told; twice is fine."""
-    descriptors = Path("/proc/self/fd")
-    files = len(list(descriptors.iterdir()))
-    client = quiche_h3.connect(app.server.address.url, verify=False)
-    upload = client.send("POST", "/unread", data=blocks(32 * MIB))
-    download = client.get(f"/bytes/{32 * MIB}")
-    client.close()
-    client.close()
-    assert not client_threads()
-    assert len(list(descriptors.iterdir())) == files
-    for broken in (upload.response, download.read_all, lambda: client.get("/hello")):
-        with pytest.raises(ConnectionClosed):
-            broken()
-    eventually(lambda: streams(app) == 0)
+
+    def descriptors_after_close() -> int:
+        client = quiche_h3.connect(app.server.address.url, verify=False)
+        upload = client.send("POST", "/unread", data=blocks(32 * MIB))
+        download = client.get(f"/bytes/{32 * MIB}")
+        client.close()
+        client.close()
+        assert not client_threads()
+        for broken in (upload.response, download.read_all, lambda: client.get("/hello")):
+            with pytest.raises(ConnectionClosed):
+                broken()
+        eventually(lambda: streams(app) == 0)
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    first = descriptors_after_close()  # the server, in the same process, has opened what it needs by then
+    assert descriptors_after_close() == first
     app.release.set()
 
 
