@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -41,6 +41,7 @@ _GRO_MAX: Final = 65_535  # what the kernel may put into one buffer
 # Names of the environment that start as ours do but speak to the build.
 _BUILD_ENV: Final = frozenset({"QUICHE_H3_CACHE", "QUICHE_H3_DEBUG_BUILD", "QUICHE_H3_SYSTEM"})
 _ENV_PREFIX: Final = "QUICHE_H3_"
+_CERTIFICATE_FIELDS: Final = ("cert_path", "key_path", "cert_pem", "key_pem", "dev_cert")
 
 
 class EventBackend(str, Enum):
@@ -220,14 +221,34 @@ class TransportConfig:
         names. Texts are converted to the type of their field wherever they come from. Raises `ConfigError`
         for a value that cannot be used and for a name that is no field, in all three places.
         """
-        values: dict[str, Any] = {}
-        if file is not None:
-            values.update(convert(cls.options(), read_toml(file), os.fspath(file)))
-        values.update(cls.environment(os.environ if env is None else env))
-        values.update(convert(cls.options(), overrides or {}, "the command line"))
-        config = cls(**values)
+        config = cls.gather(file, env, overrides)
         config.validate()
         return config
+
+    @classmethod
+    def gather(
+        cls: type[_T],
+        file: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        overrides: Mapping[str, object] | None = None,
+        base: _T | None = None,
+    ) -> _T:
+        """As `load()`, not yet checked as a whole, and over the values of `base` in place of the defaults.
+
+        A certificate given in one place replaces whatever certificate a weaker place has given.
+        """
+        values: dict[str, Any] = {}
+        sources = [
+            convert(cls.options(), {} if file is None else read_toml(file), os.fspath(file or "")),
+            cls.environment(os.environ if env is None else env),
+            convert(cls.options(), overrides or {}, "the command line"),
+        ]
+        for given in sources:
+            if any(given.get(name) for name in _CERTIFICATE_FIELDS):
+                defaults = {f.name: f.default for f in fields(cls)}
+                values.update({name: defaults[name] for name in _CERTIFICATE_FIELDS})
+            values.update(given)
+        return cls(**values) if base is None else replace(base, **values)
 
     @classmethod
     def environment(cls, env: Mapping[str, str]) -> dict[str, Any]:
@@ -465,7 +486,9 @@ class ClientConfig(TransportConfig):
     """Everything a client can be told. See docs/configuration.md for units, defaults and ranges."""
 
     server_name: str | None = text(None, "Name to ask for (SNI) and verify; none is the URL's host.")
-    verify: bool = flag(True, "Verify the server's certificate by cafile and ca_path, else by the system's.")
+    verify: bool = flag(
+        True, "Verify the server's certificate, by the system's authorities and those given here."
+    )
     connect_timeout_ms: int = integer(10_000, "ms", 1, 600_000, "A slower handshake is given up.")
 
     def validate(self) -> None:

@@ -64,7 +64,7 @@ class Server(Router):
 
     def __init__(self, config: ServerConfig | None = None) -> None:
         super().__init__()
-        self.config = ServerConfig.load() if config is None else config
+        self.config = ServerConfig.gather() if config is None else config
         self._dispatcher = Dispatcher(self.config, self)
         self._counters = Http3Counters()
         self._limits = _limits(self.config)
@@ -121,6 +121,14 @@ class Server(Router):
 
     # Life cycle
 
+    def configure(self, config: ServerConfig) -> None:
+        """Takes another configuration, as from the command line. Raises InvalidState once it is bound."""
+        if self._endpoint is not None:
+            raise InvalidState("the server is bound: its configuration stays")
+        self.config = config
+        self._dispatcher = Dispatcher(config, self)
+        self._limits = _limits(config)
+
     @property
     def address(self) -> Address:
         """The first bound address. Raises InvalidState before the server is bound."""
@@ -139,6 +147,13 @@ class Server(Router):
         if self._certificate is None:
             raise InvalidState("the server has loaded no certificate yet")
         return self._certificate.sha256
+
+    @property
+    def certificate_spki_sha256(self) -> bytes:
+        """SHA-256 of its public key, as Chrome's --ignore-certificate-errors-spki-list wants it."""
+        if self._certificate is None:
+            raise InvalidState("the server has loaded no certificate yet")
+        return self._certificate.spki_sha256
 
     @property
     def connections(self) -> list[Connection]:

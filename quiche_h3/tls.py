@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import ipaddress
 import logging
 import os
@@ -50,11 +51,14 @@ class CertificateFiles:
     """File of the private key, in PEM."""
     sha256: bytes
     """SHA-256 of the server's own certificate in DER, for `serverCertificateHashes` in WebTransport."""
+    spki_sha256: bytes
+    """SHA-256 of its public key (SubjectPublicKeyInfo in DER), by which a browser can be told to trust it."""
     not_after: datetime.datetime
     """When the certificate expires, in UTC."""
 
     def __init__(self, leaf: x509.Certificate) -> None:
         self.sha256 = leaf.fingerprint(SHA256())
+        self.spki_sha256 = hashlib.sha256(_public_bytes(leaf)).digest()
         self.not_after = leaf.not_valid_after_utc
         self._cleanup = contextlib.ExitStack()
 

@@ -357,3 +357,25 @@ def test_bad_files(tmp_path: Path, content: bytes | None, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ServerConfig.load(file, {})
     assert problem in caught.value.problem
+
+
+def test_gather_over_a_base(tmp_path: Path) -> None:
+    """What a program has set counts less than file, environment and command line, and is not yet checked."""
+    file = tmp_path / "config.toml"
+    file.write_text('idle_timeout_ms = 2000\ncert_path = "a.pem"\nkey_path = "k.pem"\n')
+    base = ServerConfig(dev_cert=True, bind_port=1, idle_timeout_ms=1000, max_header_count=7)
+    config = ServerConfig.gather(file, {"QUICHE_H3_BIND_PORT": "2"}, {"bind_addr": "::1"}, base)
+    assert (config.bind_addr, config.bind_port, config.idle_timeout_ms) == ("::1", 2, 2000)
+    assert config.max_header_count == 7
+    assert ServerConfig.gather(env={}) == ServerConfig()
+
+
+def test_stronger_certificate_replaces_a_weaker_one(tmp_path: Path) -> None:
+    """One certificate is in use: that of the strongest place which gives one."""
+    file = tmp_path / "config.toml"
+    file.write_text('cert_path = "a.pem"\nkey_path = "k.pem"\n')
+    base = ServerConfig(dev_cert=True)
+    config = ServerConfig.gather(file, {}, None, base)
+    assert (config.dev_cert, config.cert_path, config.key_path) == (False, "a.pem", "k.pem")
+    config = ServerConfig.gather(file, {}, {"dev_cert": True}, base)
+    assert (config.dev_cert, config.cert_path, config.key_path) == (True, None, None)
