@@ -365,7 +365,7 @@ def test_gather_over_a_base(tmp_path: Path) -> None:
     file.write_text('idle_timeout_ms = 2000\ncert_path = "a.pem"\nkey_path = "k.pem"\n')
     base = ServerConfig(dev_cert=True, bind_port=1, idle_timeout_ms=1000, max_header_count=7)
     config = ServerConfig.gather(file, {"QUICHE_H3_BIND_PORT": "2"}, {"bind_addr": "::1"}, base)
-    assert (config.bind_addr, config.bind_port, config.idle_timeout_ms) == ("::1", 2, 2000)
+    assert (config.bind_addrs, config.bind_port, config.idle_timeout_ms) == (["::1"], 2, 2000)
     assert config.max_header_count == 7
     assert ServerConfig.gather(env={}) == ServerConfig()
 
