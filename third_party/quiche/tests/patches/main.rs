@@ -3,5 +3,6 @@
 mod discard_streams;
 mod make_room_for_paths;
 mod pair;
+mod report_every_stop;
 mod send_the_fin;
 mod transport_parameters;

@@ -1,0 +1,21 @@
+//! patches/0005: STOP_SENDING makes a stream writable once more, so that the application learns of it.
+
+use quiche::{Error, Shutdown};
+
+use crate::pair::Pair;
+
+#[test]
+fn stop_of_an_idle_stream() {
+    let mut pair = Pair::established();
+    pair.client.stream_send(0, b"request", true).unwrap();
+    pair.settle();
+    assert_eq!(pair.server.stream_recv(0, &mut [0; 100]), Ok((7, true)));
+    pair.server.stream_send(0, b"part", false).unwrap();
+    pair.settle();
+    while pair.server.stream_writable_next().is_some() {}
+    pair.client.stream_shutdown(0, Shutdown::Read, 7).unwrap();
+    pair.settle();
+    assert_eq!(pair.server.stream_writable_next(), Some(0));
+    assert_eq!(pair.server.stream_capacity(0), Err(Error::StreamStopped(7)));
+    assert_eq!(pair.server.stream_writable_next(), None);
+}
