@@ -11,9 +11,16 @@ import json
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, Protocol
 
-from .errors import PayloadTooLarge
+from .errors import InvalidState, Malformed, PayloadTooLarge
 
 CHUNK = 65_536  # what one read takes at most when it is not told otherwise
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as exc:
+        raise Malformed(f"the body is not JSON: {exc}") from exc
 
 
 class Source(Protocol):
@@ -56,47 +63,50 @@ class Body:
         A generator handler yields its `req.body` to wait until there is more to read or `ended` is true.
         Raises PayloadTooLarge beyond the limit, StreamReset or ConnectionClosed when the peer went away.
         """
-        if self._buffer:
-            data, self._buffer = (
-                (self._buffer, b"") if size < 0 else (self._buffer[:size], self._buffer[size:])
-            )
-            return data
-        if self._source is None:
-            return b""
         if size >= 0:
             return self._take(size)
-        return b"".join(iter(lambda: self._take(CHUNK), b""))
+        parts = [self._take(len(self._buffer))]
+        while chunk := self._take(CHUNK):
+            parts.append(chunk)
+        return b"".join(parts)
 
     def _take(self, size: int) -> bytes:
-        assert self._source is not None
-        data = self._source.take(size)
+        if self._buffer:
+            data, self._buffer = self._buffer[:size], self._buffer[size:]
+        elif self._source is not None and size > 0:
+            data = self._source.take(size)
+        else:
+            return b""
         self.bytes_read += len(data)
         if self.bytes_read > self._limit:
             raise PayloadTooLarge(f"the body is larger than {self._limit} bytes")
         return data
 
-    def unread(self, data: bytes) -> None:
-        """Puts bytes back in front of what is still to be read."""
-        self._buffer = data + self._buffer
-        self.bytes_read -= len(data)
+    def ready(self) -> bool:
+        """There is something to read now. A chunk is taken to find out, and kept for the next `read`."""
+        if not self._buffer and self._source is not None:
+            self._buffer = self._source.take(CHUNK)
+        return bool(self._buffer)
 
     def __iter__(self) -> Iterator[bytes]:
-        """The chunks that are there now."""
-        return iter(self.read, b"")
+        """The chunks that are there now, of at most 64 KiB."""
+        return iter(lambda: self.read(CHUNK), b"")
 
     def read_all(self, limit: int | None = None) -> bytes:
-        """All of a body that is complete, as it is for a plain handler. Raises PayloadTooLarge beyond `limit`."""
-        return self._bounded(self.read(), limit)
+        """The rest of a body that is complete, as it is for a plain handler.
 
-    def json(self) -> Any:
-        """The whole body, parsed as JSON. Raises ValueError when it is none."""
-        return json.loads(self.read_all())
-
-    @staticmethod
-    def _bounded(data: bytes, limit: int | None) -> bytes:
+        Raises PayloadTooLarge beyond `limit` bytes, and InvalidState while the body is not complete.
+        """
+        data = self.read()
         if limit is not None and len(data) > limit:
             raise PayloadTooLarge(f"the body is larger than {limit} bytes")
+        if not self.ended:
+            raise InvalidState("the body is not complete: yield it until it has ended")
         return data
+
+    def json(self) -> Any:
+        """The whole body, parsed as JSON. Raises Malformed when it is none, which a handler may let pass."""
+        return _parse(self.read_all())
 
 
 class _Wait:
@@ -152,8 +162,8 @@ class AsyncBody(Body):
         return b"".join(parts)
 
     async def json(self) -> Any:
-        """The whole body, parsed as JSON. Raises ValueError when it is none."""
-        return json.loads(await self.read_all())
+        """The whole body, parsed as JSON. Raises Malformed when it is none, which a handler may let pass."""
+        return _parse(await self.read_all())
 
 
 class BlockingBody(Body):

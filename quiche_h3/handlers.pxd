@@ -6,6 +6,7 @@ cdef class Dispatcher:
     cdef public Py_ssize_t started
     cdef public Py_ssize_t finished
     cdef public Py_ssize_t failed
+    cdef public Py_ssize_t cancelled
     cdef public Py_ssize_t rejected
     cdef public Py_ssize_t blocking
     cdef public object post

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from .body import AsyncBody, BlockingBody, Body
 from .config import ServerConfig
 from .errors import (
+    BadRequest,
     ConnectionClosed,
     H3ErrorCode,
     HandlerError,
@@ -23,6 +24,7 @@ from .errors import (
     PayloadTooLarge,
     QuicheH3Error,
     ServiceUnavailable,
+    StreamClosed,
     StreamReset,
     error_to_status,
 )
@@ -84,6 +86,7 @@ class Exchange:
         "route",
         "running",
         "stream",
+        "thread",
     )
 
     def __init__(self, dispatcher: Dispatcher, stream: Stream, request: Request, response: Response) -> None:
@@ -93,6 +96,7 @@ class Exchange:
         self.response = response
         self.route: Route | None = None
         self.error: QuicheH3Error | None = None
+        self.thread: ThreadStream | None = None
         self.producer: Iterator[Any] | None = None
         self.downloading = False
         self._after_drain: Callable[[], None] | None = None
@@ -212,8 +216,14 @@ class Exchange:
             self.done(failed=True)  # SystemExit, KeyboardInterrupt: asyncio has already raised it
 
     async def _send_all(self, chunks: AsyncIterator[Any]) -> None:
-        async for chunk in chunks:
-            await self.response.write_all(chunk)
+        try:
+            async for chunk in chunks:
+                await self.response.write_all(chunk)
+                if self.response.head_only:
+                    break
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
         if not self.response.ended:
             self.response.end()
 
@@ -228,6 +238,10 @@ class Exchange:
             return
         try:
             while stream.sending and self.error is None:
+                if self.response.head_only and self.response.headers_sent:
+                    self._close_producer()
+                    self._produced(None)
+                    return
                 if stream.pending:
                     self._after_drain = self._pull
                     return
@@ -238,19 +252,13 @@ class Exchange:
                     self._produced(stop.value)
                     return
                 if item is body:
-                    if stream.receiving and not self._readable():
+                    if stream.receiving and not body.ready():
                         self._after_read = self._pull
                         return
                 elif item:
                     self.response.write_all(item)
         except Exception as exc:
             self.fail(exc)
-
-    def _readable(self) -> bool:
-        """Whether the body has bytes: taken out and given back, as quiche cannot be asked."""
-        data = self.take(65_536)
-        self.request.body.unread(data)
-        return bool(data)
 
     def _produced(self, value: Any) -> None:
         """A generator's own return value ends the response as a plain handler's would."""
@@ -262,7 +270,7 @@ class Exchange:
         """The handler is through. What is left of the request body is not wanted."""
         if self.running:
             self.running = False
-            self.dispatcher.handler_ended(self, failed)
+            self.dispatcher.handler_ended(failed, cancelled=self.error is not None)
         if not self.stream.sending:
             self.stream.stop_receiving(H3ErrorCode.H3_NO_ERROR)
 
@@ -271,7 +279,7 @@ class Exchange:
         self._close_producer()
         if self.error is None:
             self.dispatcher.answer_error(self.request, self.response, exc, self.route)
-        self.done(failed=True)
+        self.done(failed=error_to_status(exc) >= 500)
 
     def _close_producer(self) -> None:
         producer, self.producer = self.producer, None
@@ -308,7 +316,7 @@ class Exchange:
         expected = self.request.content_length
         if expected is not None and expected != self.stream.bytes_received and self.error is None:
             # RFC 9114 4.1.2: a body of another length than announced makes the message malformed.
-            self.response.reset(H3ErrorCode.H3_MESSAGE_ERROR)
+            self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
             self._broken(StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False))
             return
         if self._buffer is not None:
@@ -349,6 +357,8 @@ class Exchange:
         self.error = error
         self.downloading = False
         self._buffer = None
+        if self.thread is not None:
+            self.thread.abandon(error)
         waiting = (self._after_read, self._after_drain)
         self._after_read = self._after_drain = None
         if self.producer is not None:
@@ -367,7 +377,7 @@ class Dispatcher:
     def __init__(self, config: ServerConfig, router: Router) -> None:
         self.config = config
         self.router = router
-        self.started = self.finished = self.failed = self.rejected = self.blocking = 0
+        self.started = self.finished = self.failed = self.cancelled = self.rejected = self.blocking = 0
         self.post: Callable[..., None] | None = None  # runs a function in the loop's thread
         self.spawn: Callable[[Any], asyncio.Task[None]] = self._no_asyncio
         self._pool: ThreadPoolExecutor | None = None
@@ -401,7 +411,9 @@ class Dispatcher:
                 route = match.route
                 request.params = match.params
                 if route is None:
+                    exchange = self.exchange_for(response)
                     self._answer_options(response, match.allowed)
+                    exchange.done()
                     return
             self._admit(stream)
             kind = route.kind
@@ -432,9 +444,12 @@ class Dispatcher:
                 exchange.finish(result)
                 return
         except Exception as exc:
-            self.answer_error(request, response, exc, route)
-            self.failed += 1
-            self._log_now(request, response)
+            if response.ended:
+                self._log_now(request, response)
+            exchange = self.exchange_for(response)
+            exchange.route = route
+            exchange.running = True
+            exchange.fail(exc)
             return
         exchange = stream.handler
         if exchange is None:
@@ -470,8 +485,12 @@ class Dispatcher:
             self.rejected += 1
             log.warning("connection %d has %d requests in flight: answering 503", stream.connection.id, limit)
             raise ServiceUnavailable("too many requests in flight on this connection")
-        if stream.fields.content_length > config.max_request_body_size:
-            raise PayloadTooLarge("the body is larger than max_request_body_size")
+        length = stream.fields.content_length
+        if length > 0:
+            if not stream.receiving:
+                raise BadRequest("there is no body, but a content-length")  # RFC 9114 4.1.2
+            if length > config.max_request_body_size:
+                raise PayloadTooLarge("the body is larger than max_request_body_size")
 
     @staticmethod
     def _answer_options(response: Response, allowed: tuple[str, ...]) -> None:
@@ -482,8 +501,9 @@ class Dispatcher:
 
     def answer_error(self, request: Request, response: Response, exc: Exception, route: Route | None) -> None:
         """Answers for what a handler raised, by the program's error handler or by the status map."""
-        if isinstance(exc, (StreamReset, ConnectionClosed)):
-            return
+        stream = response.stream
+        if isinstance(exc, (StreamReset, StreamClosed, ConnectionClosed)) and not stream.sending:
+            return  # the client went away
         handler = (self.router if route is None else route).error_handler(exc)
         if handler is not None and not response.headers_sent:
             try:
@@ -492,20 +512,19 @@ class Dispatcher:
             except Exception as second:
                 second.__context__ = exc
                 exc = second
-        expected = isinstance(exc, HandlerError)
-        if not expected:
+        status = error_to_status(exc)
+        meant = isinstance(exc, HandlerError) and (status < 500 or isinstance(exc, ServiceUnavailable))
+        if response.headers_sent or not meant:
             log.error("handler of %s failed", request.raw_path.decode("latin-1"), exc_info=exc)
-        stream = response.stream
         if response.headers_sent:
             if stream.sending:
                 response.reset(H3ErrorCode.H3_INTERNAL_ERROR)
             return
-        status = error_to_status(exc)
         response.replace_headers(self._own_fields)
         response.status(status)
         if isinstance(exc, MethodNotAllowed):
             response.header("allow", ", ".join(exc.allowed))
-        text = str(exc) if expected and status < 500 else _REASONS.get(status, "Error")
+        text = str(exc) if meant and status < 500 else _REASONS.get(status, "Error")
         try:
             response.finish_with(f"{status} {text}\n")
             stream.stop_receiving(H3ErrorCode.H3_NO_ERROR)
@@ -545,6 +564,7 @@ class Dispatcher:
         assert self.post is not None
         stream = ThreadStream(exchange, self.post, config.max_response_queue_bytes)
         first = exchange.response
+        exchange.thread = stream
         exchange.request.body = BlockingBody(stream, limit=config.max_request_body_size)
         exchange.response = BlockingResponse(
             exchange.request, stream, lambda _: exchange, config.max_response_queue_bytes, first.head_only
@@ -556,23 +576,25 @@ class Dispatcher:
         assert self.post is not None
         try:
             exchange.response.finish_with(exchange.call())
-        except Exception as exc:
+        except BaseException as exc:  # a thread of a pool is not ended by SystemExit either
             self.post(self._blocking_ended, exchange, exc)
         else:
             self.post(self._blocking_ended, exchange, None)
 
-    def _blocking_ended(self, exchange: Exchange, exc: Exception | None) -> None:
+    def _blocking_ended(self, exchange: Exchange, exc: BaseException | None) -> None:
         self.blocking -= 1
         if exc is None:
             exchange.done()
             return
         # From here on the loop's thread answers, on the stream itself.
         exchange.response = exchange.response.moved_to(exchange.stream, self._exchange_of)
-        exchange.fail(exc)
+        exchange.fail(exc if isinstance(exc, Exception) else RuntimeError(repr(exc)))
 
-    def handler_ended(self, exchange: Exchange, failed: bool) -> None:
+    def handler_ended(self, failed: bool, cancelled: bool) -> None:
         """Counts."""
-        if failed:
+        if cancelled:
+            self.cancelled += 1
+        elif failed:
             self.failed += 1
         else:
             self.finished += 1
@@ -604,13 +626,15 @@ class Dispatcher:
             )
 
     def counters(self) -> dict[str, int]:
-        """Handlers started, finished and failed; how many run, wait for a thread, and were refused."""
+        """See `metrics.HandlerMetrics`."""
         pool = self.config.handler_threads
         return {
             "started": self.started,
             "finished": self.finished,
             "failed": self.failed,
-            "active": self.started - self.finished - self.failed,
+            "cancelled": self.cancelled,
+            "active": self.started - self.finished - self.failed - self.cancelled,
+            "blocking_active": min(self.blocking, pool),
             "blocking_queued": max(0, self.blocking - pool),
             "rejected_503": self.rejected,
         }

@@ -385,7 +385,11 @@ class Response:
 def _as_bytes(data: Data) -> bytes:
     if isinstance(data, bytes):
         return data
-    return data.encode() if isinstance(data, str) else bytes(data)
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, (bytearray, memoryview)):
+        return bytes(data)
+    raise TypeError(f"a body is made of str or bytes, not {type(data).__name__}")
 
 
 def _pairs(items: HeaderItems) -> list[Pair]:

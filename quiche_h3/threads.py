@@ -7,7 +7,7 @@ where the stream cannot go on, the thread waits, which is the whole of its backp
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -46,23 +46,34 @@ class ThreadStream:
         self._post = post
         self._limit = limit
         self._read_ahead: deque[bytes] = deque()
+        self._future: Future[Any] | None = None  # what the thread waits for, or waited for last
 
     def _wait(self, future: Future[T]) -> T:
         return future.result()
 
+    def _post_and_wait(self, function: Callable[..., None], *args: Any) -> Any:
+        """The result that the function, called in the loop's thread, gives the future it gets first."""
+        self._future = future = Future[Any]()
+        self._post(function, future, *args)
+        return self._wait(future)
+
+    def abandon(self, error: QuicheH3Error) -> None:
+        """In the loop's thread: whoever waits gets `error`. A loop that has ended runs nothing any more."""
+        if self._future is not None and not self._future.done():
+            self._future.set_exception(error)
+
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         """The function's result, from the loop's thread."""
-        future: Future[Any] = Future()
+        return self._post_and_wait(self._call, function, *args)
 
-        def call() -> None:
-            try:
-                self._check()
-                future.set_result(function(*args))
-            except Exception as exc:
-                future.set_exception(exc)
-
-        self._post(call)
-        return self._wait(future)
+    def _call(self, future: Future[Any], function: Callable[..., Any], *args: Any) -> None:
+        if future.done():
+            return
+        try:
+            self._check()
+            future.set_result(function(*args))
+        except Exception as exc:
+            future.set_exception(exc)
 
     def _check(self) -> None:
         if self._exchange.error is not None:
@@ -88,28 +99,29 @@ class ThreadStream:
 
     def enqueue(self, data: bytes, fin: bool = False) -> None:
         """Queues `data` and waits until there is room for more."""
-        future: Future[None] = Future()
+        self._post_and_wait(self._enqueue, data, fin)
 
-        def done() -> None:
-            if self._exchange.error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(self._exchange.error)
+    def _enqueue(self, future: Future[None], data: bytes, fin: bool) -> None:
+        if future.done():
+            return
+        try:
+            self._check()
+            self._stream.enqueue(data, fin)
+        except Exception as exc:
+            future.set_exception(exc)
+            return
+        if fin or self._stream.pending < self._limit:
+            future.set_result(None)
+        else:
+            self._exchange.when_drained(lambda: self._drained(future))
 
-        def call() -> None:
-            try:
-                self._check()
-                self._stream.enqueue(data, fin)
-            except Exception as exc:
-                future.set_exception(exc)
-                return
-            if fin or self._stream.pending < self._limit:
-                future.set_result(None)
-            else:
-                self._exchange.when_drained(done)
-
-        self._post(call)
-        self._wait(future)
+    def _drained(self, future: Future[None]) -> None:
+        if future.done():
+            return
+        if self._exchange.error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(self._exchange.error)
 
     def write(self, data: bytes) -> int:
         """Takes all of it: a thread can wait."""
@@ -150,12 +162,13 @@ class ThreadStream:
         callback()
 
     def _fetch(self) -> list[bytes]:
-        future: Future[list[bytes]] = Future()
-        self._post(self._fill, future)
-        return self._wait(future)
+        parts: list[bytes] = self._post_and_wait(self._fill)
+        return parts
 
     def _fill(self, future: Future[list[bytes]]) -> None:
         """In the loop's thread: gives the future what is there, now or when something comes."""
+        if future.done():
+            return
         # No closure that names itself: as a cycle it would keep megabytes of body until the collector runs.
         parts: list[bytes] = []
         size = 0
@@ -180,7 +193,10 @@ class BlockingResponse(Response):
     def produce(self, chunks: Iterator[Any]) -> None:
         """Sends what the iterator yields, and ends the response."""
         for chunk in chunks:
-            if chunk:
-                self.write_all(chunk)
+            self.write_all(chunk)
+            if self.head_only:
+                break
+        if isinstance(chunks, Generator):
+            chunks.close()
         if not self.ended:
             self.end()
