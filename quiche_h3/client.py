@@ -106,9 +106,11 @@ def connect(
     settings.validate()
     if settings.alpn_protocols != ["h3"]:
         raise ConfigError("alpn_protocols", "only HTTP/3 is spoken", 'use ["h3"]')
+    limit = math.inf if timeout is None else timeout
+    if not limit > 0:
+        raise ValueError(f"timeout: {timeout!r} is not above 0; use seconds, or None for no limit")
     prepare_diagnostics(settings)
     engine = ClientEngine(_with_system_trust(settings), origin.host, origin.authority, keep_alive_s)
-    limit = math.inf if timeout is None else timeout
     try:
         engine.start(_resolve(origin))
         info = engine.wait_connected(min(limit, settings.connect_timeout_ms / 1000))

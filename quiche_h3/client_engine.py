@@ -59,6 +59,7 @@ _DISTRUST: Final = {
 }
 _BAD_CERTIFICATE: Final = 0x100 + 42
 _UNKNOWN_CA: Final = 48
+_REMEDY: Final = "; trust its authority (cafile, --cacert), or do not verify (verify=False, --insecure)"
 _MAX_PATH: Final = 65_535
 _CLOSE_SECONDS: Final = 0.5
 
@@ -334,7 +335,7 @@ class ClientEngine:
             return f"no answer within {self._config.connect_timeout_ms / 1000:g} s"
         alert = None if reason.app or reason.remote else crypto_alert(reason.code)
         if alert in _DISTRUST:
-            remedy = "; give its authority with cafile, or verify=False" if alert == _UNKNOWN_CA else ""
+            remedy = _REMEDY if alert == _UNKNOWN_CA else ""
             return (
                 f"the server's certificate is not accepted for {self._name or self._ip}: {_DISTRUST[alert]} "
                 f"({describe_code(False, reason.code)}){remedy}"

@@ -1,0 +1,302 @@
+"""The command line: serve a program or a directory, get a URL, check a configuration."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import importlib
+import importlib.util
+import ipaddress
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+
+from . import __version__
+from .config import ServerConfig
+from .errors import ConfigError, QuicheH3Error
+from .logs import setup_logging
+from .server import Server
+from .tls import load_certificate
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_NO_CERTIFICATE: Final = "no certificate: give --cert and --key, or --dev-cert for development"
+_LOG_LEVELS: Final = ", ".join(ServerConfig.options()["log_level"].choices)
+
+# Options that give a field of the configuration, by the name of their parameter.
+_FIELD_OF: Final = {
+    "host": "bind_addr",
+    "port": "bind_port",
+    "cert": "cert_path",
+    "key": "key_path",
+    "dev_cert": "dev_cert",
+    "log_level": "log_level",
+    "access_log": "access_log",
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "--version", prog_name="quiche-h3", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Serve a Python program or a directory over HTTP/3, or get a URL.
+
+    \b
+    Try it:
+      quiche-h3 serve --directory . --dev-cert
+      quiche-h3 get https://localhost:4433/ --insecure -v
+    """
+
+
+def _config_options(command: F) -> F:
+    """The options that make up a server's configuration."""
+    options = [
+        click.option("--host", metavar="ADDRESS", help="Address to bind: a literal IPv4 or IPv6 address."),
+        click.option("--port", metavar="PORT", help="UDP port to bind; 0 takes a free one.  [default: 4433]"),
+        click.option("--cert", metavar="FILE", help="Certificate chain in PEM, the server's own first."),
+        click.option("--key", metavar="FILE", help="Private key in PEM, not encrypted."),
+        click.option(
+            "--dev-cert", is_flag=True, default=None, help="Make a self-signed certificate, for development."
+        ),
+        click.option("--config", "file", metavar="FILE", help="TOML file with fields of the configuration."),
+        click.option(
+            "--set",
+            "fields",
+            metavar="FIELD=VALUE",
+            multiple=True,
+            help="Any field of the configuration, as in docs/configuration.md. May be given several times.",
+        ),
+        click.option("--log-level", metavar="LEVEL", help=f"Least severe level logged: {_LOG_LEVELS}."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command(short_help="Serve a program or a directory.")
+@click.argument("app", required=False, metavar="[APP]")
+@click.option("--directory", metavar="DIR", help="Serve the files of a directory, instead of a program.")
+@_config_options
+@click.option("--access-log/--no-access-log", default=None, help="A line per request.  [default: on]")
+def serve(app: str | None, directory: str | None, **options: Any) -> None:
+    """Serve APP until it is stopped with Ctrl-C.
+
+    APP names a quiche_h3.Server: by the file and its variable, as in app.py:server, or by the module, as in
+    package.module:server. Without a variable it is `server`.
+
+    Every field of the configuration comes from the strongest place that gives it: the program itself, then
+    the file of --config, then the environment (QUICHE_H3_<FIELD>), then this command line.
+
+    \b
+    Examples:
+      quiche-h3 serve app.py:server --dev-cert
+      quiche-h3 serve app.py:server --cert cert.pem --key key.pem --host :: --port 443
+      quiche-h3 serve --directory public --dev-cert --set idle_timeout_ms=60000
+    """
+    if (app is None) == (directory is None):
+        raise click.UsageError("give either APP, for example app.py:server, or --directory DIR")
+    server = _load_server(app) if app is not None else _directory_server(str(directory))
+    config = _gather(options, dataclasses.replace(server.config, access_log=True))
+    if not _has_certificate(config):
+        raise click.UsageError(_NO_CERTIFICATE)
+    server.configure(config)
+    setup_logging(config.log_level, config.access_log)
+    server.on_startup(lambda: _announce(server))
+    server.open()
+    server.run()
+
+
+@cli.command("check-config", short_help="Check a configuration and print it.")
+@_config_options
+@click.option("--access-log/--no-access-log", default=None, help="A line per request.")
+def check_config(**options: Any) -> None:
+    """Check the configuration that `serve` would have with the same options, and print its values as TOML.
+
+    Values come from the defaults, then the file of --config, then the environment, then this command line.
+    Files named in it, the certificate among them, are read.
+    """
+    config = _gather(options, ServerConfig())
+    if _has_certificate(config):
+        config.validate()
+        load_certificate(config).close()
+    else:
+        ServerConfig.gather(env={}, overrides={"dev_cert": True}, base=config).validate()
+        click.echo("no certificate is given: serve needs one", err=True)
+    for name, value in config.as_dict().items():
+        click.echo(f"# {name} is not set" if value is None else f"{name} = {_toml(value)}")
+
+
+@cli.command(short_help="Get a URL.")
+@click.argument("url")
+@click.option("-k", "--insecure", is_flag=True, help="Take any certificate.")
+@click.option("--cacert", metavar="FILE", help="Trust these authorities (PEM), besides the system's.")
+@click.option("-H", "--header", "headers", metavar="'NAME: VALUE'", multiple=True, help="Send a field.")
+@click.option("-o", "--output", metavar="FILE", help="Write the body to a file, not to stdout.")
+@click.option("-v", "--verbose", is_flag=True, help="Show handshake and fields on stderr.")
+@click.option("-f", "--fail", is_flag=True, help="Fail, without the body, when the status is 400 or more.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=30.0,
+    show_default="30",
+    metavar="SECONDS",
+    help="The longest wait, for an answer or for the next piece of it.",
+)
+def get(**options: Any) -> None:
+    """Get URL over HTTP/3 and write the body to stdout.
+
+    On a terminal, a progress bar shows how a large body comes along.
+
+    \b
+    Examples:
+      quiche-h3 get https://localhost:4433/hello --insecure
+      quiche-h3 get https://localhost:4433/hello --cacert cert.pem -v
+      quiche-h3 get https://example.com/large.iso -o large.iso
+    """
+    from .cli_get import fetch  # the server's command needs no client
+
+    fetch(**options)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits: 0, or 2 after one line on stderr that says what was wrong."""
+    try:
+        cli.main(args=arguments, prog_name="quiche-h3", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as exc:
+        _fail(exc.format_message())
+    except click.Abort:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Who read our output is gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (QuicheH3Error, OSError) as exc:
+        _fail(str(exc))
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"quiche-h3: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def _gather(options: dict[str, Any], base: ServerConfig) -> ServerConfig:
+    overrides: dict[str, object] = {}
+    for text in options["fields"]:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {text}: write --set FIELD=VALUE")
+        overrides[name.strip()] = value
+    for option, name in _FIELD_OF.items():
+        if options[option] is not None:
+            overrides[name] = options[option]
+    return ServerConfig.gather(options["file"], overrides=overrides, base=base)
+
+
+def _has_certificate(config: ServerConfig) -> bool:
+    return bool(config.cert_path or config.key_path or config.cert_pem or config.key_pem or config.dev_cert)
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, bytes):
+        return _toml(value.decode("ascii", "backslashreplace"))
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    return str(value)
+
+
+def _load_server(name: str) -> Server:
+    """The server that APP names. Raises UsageError."""
+    where, _, variable = name.rpartition(":") if ":" in name else (name, "", "")
+    variable = variable or "server"
+    is_file = where.endswith(".py") or os.sep in where
+    if is_file and not Path(where).is_file():
+        raise click.UsageError(f"{where} is not a file")
+    try:
+        module = _import_file(Path(where)) if is_file else _import_module(where)
+    except ConfigError:
+        raise
+    except Exception as exc:
+        raise click.UsageError(f"{where} cannot be imported: {_describe(exc)}") from exc
+    server: object = module
+    for part in variable.split("."):
+        server = getattr(server, part, None)
+    if server is None:
+        raise click.UsageError(f"{where} has no {variable}: name the variable that holds the server")
+    if not isinstance(server, Server):
+        raise click.UsageError(f"{name} is of type {type(server).__name__}, not a quiche_h3.Server")
+    return server
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(name)
+
+
+def _describe(exc: Exception) -> str:
+    """What an import raised and where, in a line."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    text = f"{type(exc).__name__}: {exc}"
+    frame = frames[-1] if frames else None
+    inside = frame is None or frame.filename.startswith("<") or frame.filename == __file__
+    return text if inside or frame is None else f"{text} ({frame.filename}, line {frame.lineno})"
+
+
+def _directory_server(directory: str) -> Server:
+    if not Path(directory).is_dir():
+        raise click.UsageError(f"{directory} is not a directory")
+    server = Server(ServerConfig())
+    server.static("/", directory, index="index.html")
+    return server
+
+
+def _announce(server: Server) -> None:
+    """Says where the server is, and how to reach it."""
+    address = server.address
+    bound = ipaddress.ip_address(address.host)
+    host = "localhost" if bound.is_unspecified or bound.is_loopback else address.host
+    origin = f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+    lines = [f"Serving HTTP/3 on https://{origin}/  (Ctrl-C stops)"]
+    if server.config.dev_cert:
+        fingerprint = base64.b64encode(server.certificate_sha256).decode()
+        key = base64.b64encode(server.certificate_spki_sha256).decode()
+        lines += [
+            "",
+            "Development certificate, valid for 14 days",
+            f"  SHA-256 (serverCertificateHashes)  {fingerprint}",
+            f"  SHA-256 of its key (SPKI)          {key}",
+            "",
+            "Call it",
+            f"  quiche-h3 get https://{origin}/ --insecure -v",
+            "",
+            "Open it in Chrome",
+            f"  google-chrome --user-data-dir=/tmp/quiche-h3-chrome --origin-to-force-quic-on={origin} \\",
+            f"    --ignore-certificate-errors-spki-list={key} https://{origin}/",
+        ]
+    else:
+        lines += ["", "Call it", f"  quiche-h3 get https://{origin}/ -v"]
+    click.echo("\n".join(lines) + "\n")
+    sys.stdout.flush()
