@@ -1,8 +1,11 @@
 //! Each patch's behaviour, seen through quiche's public API. One binary: it is linked with LTO, as the library.
 
 mod discard_streams;
+mod fragments;
 mod make_room_for_paths;
+mod memory;
 mod pair;
+mod raw;
 mod report_every_stop;
 mod send_the_fin;
 mod transport_parameters;
