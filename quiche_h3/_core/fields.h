@@ -223,6 +223,17 @@ static inline bool field_span_is(const field_section *s, field_span span, const 
     return span.offset != FIELD_ABSENT && span.len == n && memcmp(s->data + span.offset, text, n) == 0;
 }
 
+/* RFC 3986 3.1 */
+static inline bool field_scheme_valid(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        bool alpha = (p[i] | 0x20) >= 'a' && (p[i] | 0x20) <= 'z';
+        if (!alpha && (i == 0 || !((p[i] >= '0' && p[i] <= '9') || p[i] == '+' || p[i] == '-' || p[i] == '.')))
+            return false;
+    }
+    return n > 0;
+}
+
 static inline bool field_authority_valid(const uint8_t *p, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -253,6 +264,9 @@ static inline int field_request_check(const field_section *s)
                        authority.offset != FIELD_ABSENT && authority.len > 0
                    ? FIELDS_OK
                    : FIELDS_MALFORMED;
+    if (p[PSEUDO_SCHEME].offset != FIELD_ABSENT &&
+        !field_scheme_valid(s->data + p[PSEUDO_SCHEME].offset, p[PSEUDO_SCHEME].len))
+        return FIELDS_MALFORMED;
     if (p[PSEUDO_SCHEME].offset == FIELD_ABSENT || p[PSEUDO_PATH].offset == FIELD_ABSENT || p[PSEUDO_PATH].len == 0)
         return FIELDS_MALFORMED;
     if (authority.offset == FIELD_ABSENT ? s->host.offset == FIELD_ABSENT || s->host.len == 0 : authority.len == 0)

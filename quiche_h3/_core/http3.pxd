@@ -85,12 +85,14 @@ cdef class Http3(Protocol):
     cdef Http3Limits limits
     cdef Http3Counters counters
     cdef bint server
+    cdef bint extended_connect          # RFC 9220: announced by us
     cdef uint64_t highest_request       # the first stream id that was not seen yet
     cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1
     cdef int on_request(self, uint64_t stream_id, FieldSection fields, int result, bint more) except -1
     cdef int on_event(self, uint64_t stream_id, quiche_h3_event *event) except -1
     cdef int read_datagrams(self) except -1
+    cdef int failed(self, uint64_t stream_id, object error) except -1
     cdef int open_waiting(self) except -1
 
 
@@ -108,6 +110,7 @@ cdef class Stream:
     cdef object queue                   # deque of bytes not yet taken by quiche, or None
     cdef Py_ssize_t offset              # bytes of queue[0] that were taken
     cdef readonly Py_ssize_t pending    # bytes of the queue not yet taken
+    cdef readonly bint blocked          # write() could not take all: on_drained() follows
     cdef bint fin_queued
     cdef object trailers                # pairs to send after the queue, else None
     cdef readonly uint64_t bytes_sent
@@ -115,7 +118,8 @@ cdef class Stream:
     cdef int pump(self) except -1
     cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2
     cdef int send_head(self, list pairs, bint fin) except -1
+    cdef int send_trailers(self) except -1
     cdef int sent_fin(self) except -1
-    cdef int stopped(self) except -1
+    cdef int stopped(self, uint64_t code) except -1
     cdef int drop_sending(self) except -1
     cdef int settle(self) except -1

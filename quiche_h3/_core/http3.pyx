@@ -18,6 +18,7 @@ handler.on_drained()                    everything queued was taken by quiche, m
 handler.on_closed(error)                the connection is gone
 """
 
+import logging
 from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -35,7 +36,10 @@ cdef extern from "quiche_h3_extra.h" nogil:
     uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)
     void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id)
 
+log = logging.getLogger("quiche_h3")
+
 cdef enum:
+    CANCELLED = 0x10C       # H3_REQUEST_CANCELLED
     EVENTS_PER_TURN = 256
     DATAGRAMS_PER_TURN = 1024
     MAX_HEADERS_OUT = 256
@@ -129,8 +133,10 @@ cdef class Http3Counters:
 cdef class Http3(Protocol):
     """The HTTP/3 state of one connection."""
 
-    def __cinit__(self, Connection connection, *args, **kwargs):
+    def __cinit__(self, Connection connection not None, *args, **kwargs):
         self.connection = connection
+        if connection.c.quic == NULL:
+            raise QuicheH3Error("the connection is closed")
         self.h3 = quiche_h3_conn_new_with_transport(connection.c.quic, connection.settings.h3)
         if self.h3 == NULL:
             raise QuicheH3Error("HTTP/3 could not be started on the connection")
@@ -140,6 +146,7 @@ cdef class Http3(Protocol):
         self.limits = limits
         self.counters = counters
         self.server = server
+        self.extended_connect = server and connection.settings.config.enable_webtransport
         self.streams = {}
         self.waiting = deque()
         self.refuse_from = -1
@@ -155,6 +162,8 @@ cdef class Http3(Protocol):
         cdef quiche_h3_event *event = NULL
         cdef int64_t stream_id
         cdef int left = EVENTS_PER_TURN
+        cdef bint more
+        cdef uint64_t code
         cdef Stream stream
         if self.h3 == NULL:
             return False
@@ -163,24 +172,51 @@ cdef class Http3(Protocol):
             if stream_id < 0:
                 break  # DONE, or a protocol error for which quiche has closed the connection itself
             left -= 1
-            self.on_event(stream_id, event)
-            if self.h3 == NULL:
-                return False
-        self.read_datagrams()
+            try:
+                self.on_event(stream_id, event)
+            except Exception as error:
+                self.failed(stream_id, error)
+        more = self.read_datagrams()
         for _ in range(4096):
             # Every id is touched, known or not: a stream that the peer stopped is collected only then.
             stream_id = quiche_conn_stream_writable_next(self.connection.c.quic)
             if stream_id < 0:
                 break
             stream = self.streams.get(stream_id)
-            if (quiche_conn_stream_capacity(self.connection.c.quic, stream_id) == QUICHE_ERR_STREAM_STOPPED
-                    and stream is not None):
-                stream.stopped()
-            elif stream is not None and stream.sending:
-                stream.pump()
+            try:
+                if stream is None or not stream.sending:
+                    quiche_conn_stream_capacity(self.connection.c.quic, stream_id)
+                # Sends nothing: of all calls it alone tells the code, and it must be the first to see the stop.
+                elif (quiche_conn_stream_send(self.connection.c.quic, stream_id, EMPTY, 0, False, &code)
+                        == QUICHE_ERR_STREAM_STOPPED):
+                    stream.stopped(code)
+                else:
+                    stream.pump()
+            except Exception as error:
+                self.failed(stream_id, error)
         if self.waiting:
             self.open_waiting()
-        return left == 0
+        return left == 0 or more
+
+    cdef int failed(self, uint64_t stream_id, object error) except -1:
+        """A handler raised where nobody can catch it: its stream is given up, nothing else."""
+        cdef uint64_t code = <uint64_t>H3ErrorCode.H3_INTERNAL_ERROR
+        cdef Stream stream = self.streams.get(stream_id)
+        log.error("connection %d: the handler of stream %d failed", self.connection.id, stream_id, exc_info=error)
+        if stream is None:  # a request that its handler did not survive
+            quiche_conn_stream_shutdown(self.connection.c.quic, stream_id, QUICHE_SHUTDOWN_READ, code)
+            quiche_conn_stream_shutdown(self.connection.c.quic, stream_id, QUICHE_SHUTDOWN_WRITE, code)
+            quiche_h3_conn_stream_discard(self.h3, self.connection.c.quic, stream_id)
+            return 0
+        told = not stream.receiving and not stream.sending  # it was over already
+        stream.reset(code)
+        handler, stream.handler = stream.handler, None
+        if handler is not None and not told:
+            try:
+                handler.on_reset(code)
+            except Exception:
+                log.exception("connection %d: on_reset() of stream %d failed", self.connection.id, stream_id)
+        return 0
 
     cdef int closed(self) except -1:
         error = self.connection.close_reason
@@ -196,7 +232,10 @@ cdef class Http3(Protocol):
             (<Stream>stream).queue = None
             handler, (<Stream>stream).handler = stream.handler, None
             if handler is not None:
-                handler.on_closed(error)
+                try:
+                    handler.on_closed(error)
+                except Exception:
+                    log.exception("connection %d: on_closed() of a stream failed", self.connection.id)
         return 0
 
     # Events
@@ -212,7 +251,10 @@ cdef class Http3(Protocol):
         quiche_h3_event_free(event)
         if kind == QUICHE_H3_EVENT_GOAWAY:
             self.counters.n.goaways_received += 1
-            self.app.goaway(self.connection, stream_id)
+            try:
+                self.app.goaway(self.connection, stream_id)
+            except Exception:
+                log.exception("connection %d: goaway() failed", self.connection.id)
             return 0
         stream = self.streams.get(stream_id)
         if kind == QUICHE_H3_EVENT_RESET:
@@ -245,7 +287,7 @@ cdef class Http3(Protocol):
 
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1:
         cdef FieldSection fields
-        cdef int kind, result
+        cdef int kind, result, i
         cdef bint more
         if stream is None:
             kind = FIELDS_REQUEST
@@ -263,7 +305,19 @@ cdef class Http3(Protocol):
         memcpy(fields.pseudo, section.pseudo, sizeof(fields.pseudo))
         fields.host = section.host
         fields.content_length = section.content_length
+        if result != FIELDS_OK:  # nothing of it is kept, so nothing may be found
+            fields.host.offset = FIELD_ABSENT
+            for i in range(PSEUDO_COUNT):
+                fields.pseudo[i].offset = FIELD_ABSENT
         if stream is None:
+            if not self.server:  # of a request that was given up
+                return 0
+            if result == FIELDS_OK and (
+                    # RFC 9114 4.1.2: a body was announced and does not come.
+                    (fields.content_length > 0 and not more)
+                    # RFC 9220 3: only where we have announced it.
+                    or (fields.pseudo[PSEUDO_PROTOCOL].offset != FIELD_ABSENT and not self.extended_connect)):
+                result = FIELDS_MALFORMED
             self.on_request(stream_id, fields, result, more)
             return 0
         if result != FIELDS_OK:
@@ -271,6 +325,8 @@ cdef class Http3(Protocol):
             stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
             if stream.handler is not None:
                 stream.handler.on_reset(H3ErrorCode.H3_MESSAGE_ERROR)
+            return 0
+        if stream.handler is None:
             return 0
         if kind == FIELDS_TRAILERS:
             stream.handler.on_trailers(fields)
@@ -318,8 +374,10 @@ cdef class Http3(Protocol):
         stream.handler = handler
         stream.receiving = stream.sending = True
         stream.head = (pairs, fin)
-        self.waiting.append(stream)
-        self.open_waiting()
+        if self.waiting or stream.send_head(pairs, fin):
+            self.waiting.append(stream)
+        else:
+            self.streams[stream.id] = stream
         self.connection.touch()
         return stream
 
@@ -331,27 +389,38 @@ cdef class Http3(Protocol):
                 self.waiting.popleft()
                 continue
             pairs, fin = stream.head
-            if stream.send_head(pairs, fin):
-                return 0
-            self.waiting.popleft()
-            self.streams[stream.id] = stream
-            if not fin:
-                stream.pump()
+            try:
+                if stream.send_head(pairs, fin):
+                    return 0
+                self.waiting.popleft()
+                self.streams[stream.id] = stream
+                if not fin:
+                    stream.pump()
+            except Exception as error:
+                if stream.id != <uint64_t>-1:
+                    self.failed(stream.id, error)
+                    continue
+                self.waiting.popleft()
+                stream.sending = stream.receiving = False
+                if stream.handler is not None:  # after the peer's GOAWAY: it was never sent
+                    stream.handler.on_reset(H3ErrorCode.H3_REQUEST_REJECTED)
         return 0
 
     # Datagrams
 
     cdef int read_datagrams(self) except -1:
+        """1: there may be more."""
         cdef ssize_t n
         for _ in range(DATAGRAMS_PER_TURN):
             n = quiche_conn_dgram_recv(self.connection.c.quic, scratch, sizeof(scratch))
             if n < 0:
                 return 0
             self.counters.n.datagrams_received += 1
-            self.app.datagram(self.connection, PyBytes_FromStringAndSize(<char *>scratch, n))
-            if self.h3 == NULL:
-                return 0
-        return 0
+            try:
+                self.app.datagram(self.connection, PyBytes_FromStringAndSize(<char *>scratch, n))
+            except Exception:
+                log.exception("connection %d: datagram() failed", self.connection.id)
+        return 1
 
     def send_datagram(self, bytes payload):
         """Queues a QUIC DATAGRAM (RFC 9221). Raises a DatagramError when it cannot be taken."""
@@ -390,6 +459,9 @@ cdef class Http3(Protocol):
 
 cdef class Stream:
     """One request stream: the receiving and the sending half, each with its own end."""
+
+    def __init__(self):
+        raise TypeError("streams are made by Http3")
 
     @property
     def connection(self):
@@ -461,7 +533,7 @@ cdef class Stream:
         if n > MAX_HEADERS_OUT:
             raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
         for i in range(n):
-            name, value = <tuple>pairs[i]
+            name, value = <tuple?>pairs[i]
             fields[i].name = <const uint8_t *>PyBytes_AS_STRING(name)
             fields[i].name_len = PyBytes_GET_SIZE(name)
             fields[i].value = <const uint8_t *>PyBytes_AS_STRING(value)
@@ -479,7 +551,7 @@ cdef class Stream:
             return 1
         self.head = None
         if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
-            self.stopped()
+            self.stopped(CANCELLED)  # quiche has forgotten the true code by now
             return 0
         if rc < 0:
             check_h3(rc)
@@ -498,7 +570,7 @@ cdef class Stream:
         if rc == QUICHE_H3_ERR_DONE or rc == QUICHE_H3_TRANSPORT_ERR_DONE:
             return -1
         if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
-            self.stopped()
+            self.stopped(CANCELLED)  # quiche has forgotten the true code by now
             return n
         if rc < 0:
             check_h3(rc)
@@ -512,13 +584,15 @@ cdef class Stream:
         """Gives quiche what it takes of `data` now. Returns the number of bytes, 0 when something waits before them."""
         cdef Py_ssize_t n, sent = 0, size = data.shape[0]
         self.check_open()
-        if self.pending or self.head is not None or self.http3.h3 == NULL or not self.head_sent:
+        if self.pending or self.head is not None or not self.head_sent:
+            self.blocked = size > 0
             return 0
         while sent < size:
             n = self.send_body(&data[sent], size - sent, False)
             if n < 0:
                 break
             sent += n
+        self.blocked = sent < size
         if sent:
             self.http3.connection.touch()
         return sent
@@ -554,6 +628,11 @@ cdef class Stream:
         if trailers is None:
             self.enqueue(b"", True)
             return
+        if len(trailers) > MAX_HEADERS_OUT:
+            raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
+        for name, value in trailers:
+            if not (isinstance(name, bytes) and isinstance(value, bytes)):
+                raise TypeError("field names and values are bytes")
         self.trailers = trailers
         if self.head_sent:
             self.pump()
@@ -563,7 +642,7 @@ cdef class Stream:
         """Sends what waits: the field section, the queue, then trailers or the FIN."""
         cdef bytes data
         cdef Py_ssize_t n, size
-        cdef bint had = self.pending > 0 or self.head is not None
+        cdef bint had = self.pending > 0 or self.head is not None or self.blocked
         if self.head is not None:
             pairs, fin = self.head
             if self.send_head(pairs, fin):
@@ -587,16 +666,16 @@ cdef class Stream:
             return 0
         if self.fin_queued:
             self.send_body(EMPTY, 0, True)
-        elif had and self.handler is not None:
-            self.handler.on_drained()
+        elif had:
+            self.blocked = False
+            if self.handler is not None:
+                self.handler.on_drained()
         return 0
 
-    def send_trailers(self):
+    cdef int send_trailers(self) except -1:
         cdef quiche_h3_header fields[MAX_HEADERS_OUT]
         cdef Py_ssize_t i, n = len(self.trailers)
         cdef int rc
-        if n > MAX_HEADERS_OUT:
-            raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
         for i in range(n):
             name, value = self.trailers[i]
             fields[i].name = <const uint8_t *>PyBytes_AS_STRING(<bytes>name)
@@ -606,12 +685,12 @@ cdef class Stream:
         rc = quiche_h3_send_additional_headers(
             self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, True, True)
         if rc == QUICHE_H3_ERR_STREAM_BLOCKED:
-            return
+            return 0
         if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
-            self.stopped()
-            return
+            self.stopped(CANCELLED)  # quiche has forgotten the true code by now
+            return 0
         check_h3(rc)
-        self.sent_fin()
+        return self.sent_fin()
 
     cdef int sent_fin(self) except -1:
         self.sending = False
@@ -622,12 +701,10 @@ cdef class Stream:
             handler.on_sent()
         return self.settle()
 
-    cdef int stopped(self) except -1:
+    cdef int stopped(self, uint64_t code) except -1:
         """STOP_SENDING came: the peer wants no more of what we send."""
-        cdef uint64_t code = <uint64_t>H3ErrorCode.H3_REQUEST_CANCELLED  # where quiche has forgotten the true one
         if not self.sending:
             return 0
-        quiche_conn_stream_send(self.http3.connection.c.quic, self.id, EMPTY, 0, False, &code)
         self.drop_sending()
         if self.handler is not None:
             self.handler.on_stopped(code)
@@ -643,8 +720,7 @@ cdef class Stream:
         if self.sending:
             self.sending = False
             self.broken = True
-            quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE,
-                                        <uint64_t>H3ErrorCode.H3_REQUEST_CANCELLED)
+            quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE, CANCELLED)
         return 0
 
     def reset(self, uint64_t code):

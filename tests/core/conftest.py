@@ -1,0 +1,45 @@
+"""Fixtures of the core's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from quiche_h3.tls import make_dev_certificate
+
+from .pair import Pair
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A certificate for localhost in files, which is what the C API takes."""
+    directory: Path = tmp_path_factory.mktemp("certificate")
+    cert, key = make_dev_certificate()
+    (directory / "cert.pem").write_bytes(cert)
+    (directory / "key.pem").write_bytes(key)
+    return SimpleNamespace(cert_path=str(directory / "cert.pem"), key_path=str(directory / "key.pem"))
+
+
+@pytest.fixture
+def make_pair(certificate: SimpleNamespace) -> Iterator[Callable[..., Pair]]:
+    """Makes pairs with configurations of the test's own."""
+    pairs: list[Pair] = []
+
+    def make(**options: Any) -> Pair:
+        pairs.append(Pair(certificate, **options))
+        return pairs[-1]
+
+    yield make
+    for pair in pairs:
+        pair.client.drop_all()
+        pair.server.drop_all()
+
+
+@pytest.fixture
+def pair(make_pair: Callable[..., Pair]) -> Pair:
+    """Two endpoints with the defaults."""
+    return make_pair()
