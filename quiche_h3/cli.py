@@ -104,6 +104,7 @@ def serve(app: str | None, directory: str | None, **options: Any) -> None:
     config = _gather(options, dataclasses.replace(server.config, access_log=True))
     if not _has_certificate(config):
         raise click.UsageError(_NO_CERTIFICATE)
+    config.validate()
     server.configure(config)
     setup_logging(config.log_level, config.access_log)
     server.on_startup(lambda: _announce(server))
@@ -166,7 +167,8 @@ def get(**options: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits: 0, or 2 after one line on stderr that says what was wrong."""
     try:
-        cli.main(args=arguments, prog_name="quiche-h3", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        cli.main(args=given or ["--help"], prog_name="quiche-h3", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as exc:
         _fail(exc.format_message())
