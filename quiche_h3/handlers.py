@@ -129,7 +129,7 @@ class Exchange:
 
     def when_drained(self, callback: Callable[[], None]) -> None:
         """Calls back once when all that was queued is taken, or the stream is over."""
-        if self.error is not None or not self.stream.pending:
+        if self.error is not None or not (self.stream.pending or self.stream.blocked):
             callback()
         else:
             self._after_drain = callback
