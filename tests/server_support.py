@@ -26,8 +26,9 @@ def make_server(**fields: Any) -> Server:
 
 @asynccontextmanager
 async def client_of(url: str, window: int = MIB, datagrams: bool = False) -> AsyncIterator[AioquicClient]:
-    """One connection of aioquic, which takes any certificate; `window` is its receive window in bytes."""
+    """One connection of aioquic, which takes any certificate; `window` is that of a stream in bytes."""
     configuration = configure(None, window)
+    configuration.max_data = max(MIB, window)  # what one stream leaves unread does not close it
     if datagrams:
         configuration.max_datagram_frame_size = 65_536
     async with open_client(url, configuration=configuration) as client:
