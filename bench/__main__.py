@@ -3,9 +3,9 @@
     make bench                                   everything, a quarter of an hour
     python -m bench --quick --only 1x100,download --servers quiche_h3,native
 
-Each run starts a server of its own on the first processor; the load client has the second. What is compared is
-the server's processor time, user and system, for one unit of work: the figure that other load on the machine
-disturbs least. Each figure is the median of the repetitions, which go through all cases and servers in turn.
+Each run starts a server of its own on the first processor; the load client has the second. What is compared
+is the server's processor time, user and system, for one unit of work: the figure that other load on the
+machine disturbs least. Each figure is the median of the repetitions, which take the servers in turn.
 A failed request, a wrong byte or a lost connection makes the run fail, and the benchmark with it: exit 1.
 """
 
@@ -23,12 +23,12 @@ from typing import TypeVar
 
 from .cases import CASES, MIB, Case
 from .measure import Run, measure
-from .programs import SERVERS, ROOT, Server, Unavailable, load_client, versions
+from .programs import ROOT, SERVERS, Server, Unavailable, load_client, versions
 from .report import Summary, machine, summarize, table
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from interop.certificates import make_certificate  # noqa: E402
+from interop.certificates import make_certificate
 
 T = TypeVar("T", Case, Server)
 
@@ -48,15 +48,21 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one short repetition: does it work, roughly how well")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short repetition: does it work, roughly how well"
+    )
     parser.add_argument("--only", metavar="CASES", help="cases: " + ",".join(case.key for case in CASES))
     names = ",".join(server.name.replace(" ", "-") for server in SERVERS)
     parser.add_argument("--servers", metavar="NAMES", help="servers: " + names)
     parser.add_argument("--repetitions", type=int, help="runs of each case and server (default 5)")
     parser.add_argument("--duration", type=float, help="seconds of one run (default 1)")
     parser.add_argument("--size", type=int, help="MiB of one large body (default 16)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, runs and medians to this file")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw SVG and PNG plots (needs matplotlib)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write machine, runs and medians to this file"
+    )
+    parser.add_argument(
+        "--plots", type=Path, metavar="FOLDER", help="draw SVG and PNG plots (needs matplotlib)"
+    )
     options = parser.parse_args()
     quick = (1, 0.4, 4) if options.quick else (5, 1.0, 16)
     for name, default in zip(("repetitions", "duration", "size"), quick, strict=True):
@@ -92,7 +98,9 @@ def run_all(
                         continue
                     try:
                         runs.append(
-                            measure(case, server.name, command, certificate, options.duration, options.size * MIB)
+                            measure(
+                                case, server.name, command, certificate, options.duration, options.size * MIB
+                            )
                         )
                     except RuntimeError as failure:
                         failures.append(f"{server.name}, {case.key}: {failure}")
@@ -104,7 +112,11 @@ def run_all(
 
 def write(path: Path, runs: Sequence[Run], summaries: Sequence[Summary], about: dict[str, object]) -> None:
     """Everything, for other programs."""
-    result = {"about": about, "summary": [asdict(s) for s in summaries], "runs": [asdict(run) for run in runs]}
+    result = {
+        "about": about,
+        "summary": [asdict(s) for s in summaries],
+        "runs": [asdict(run) for run in runs],
+    }
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Running programs, on a processor of their own, and what they use: processor time and memory of whole trees."""
+"""Programs that run on a processor of their own, and what they use: time and memory of process trees."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from .programs import ROOT
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PATIENCE = 120.0
@@ -64,9 +66,15 @@ class Program:
     def __init__(self, command: Sequence[str], cpu: int, errors: IO[str]) -> None:
         self.command = command
         self.errors = errors
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         with on_cpu(cpu):
             self.popen = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
             )
 
     @property
@@ -96,7 +104,7 @@ class Program:
         self.popen.stdin.flush()
 
     def end(self, patience: float) -> int | None:
-        """Closes standard input and waits. Returns the exit status; None for a program that had to be killed."""
+        """Closes standard input and waits. Returns the exit status, None if the program had to be killed."""
         assert self.popen.stdin is not None
         with suppress(BrokenPipeError):
             self.popen.stdin.close()

@@ -1,4 +1,4 @@
-"""The programs of the benchmark: built once, kept outside the clone under the hash of what they are made from."""
+"""The programs of the benchmark: built once, outside the clone, under the hash of what they are made from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def run(command: Sequence[str | Path], folder: Path, **environment: str) -> str:
         command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        raise RuntimeError(
+            f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        )
     return done.stdout.strip()
 
 
@@ -136,20 +138,20 @@ def peers_python() -> Path:
 
     def build(result: Path) -> None:
         venv.create(result, with_pip=True)
-        pip = [result / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        run([*pip, *PACKAGES], HERE)
+        pip = str(result / "bin" / "pip")
+        run([pip, "install", "--quiet", "--disable-pip-version-check", *PACKAGES], HERE)
 
     return built_once("venv", [sys.version, *PACKAGES], build) / "bin" / "python"
 
 
-def peer(script: str, *words: str) -> Callable[[], list[str]]:
+def peer(module: str, *words: str) -> Callable[[], list[str]]:
     """A Python server of that environment."""
-    return lambda: [str(peers_python()), str(PEERS / script), *words]
+    return lambda: [str(peers_python()), "-m", f"bench.peers.{module}", *words]
 
 
-def own(script: str) -> Callable[[], list[str]]:
+def own(module: str) -> Callable[[], list[str]]:
     """One of this project's servers, in this Python."""
-    return lambda: [sys.executable, str(PEERS / script)]
+    return lambda: [sys.executable, "-m", f"bench.peers.{module}"]
 
 
 @dataclass(frozen=True)
@@ -164,12 +166,12 @@ class Server:
 
 SERVERS = [
     Server("native", native_server),
-    Server("quiche_h3", own("plain_server.py")),
-    Server("quiche_h3 async", own("async_server.py")),
+    Server("quiche_h3", own("plain_server")),
+    Server("quiche_h3 async", own("async_server")),
     Server("quic-go", go_server),
-    Server("qh3", peer("bare_server.py", "qh3")),
-    Server("aioquic", peer("bare_server.py", "aioquic")),
-    Server("hypercorn", peer("hypercorn_server.py"), datagrams=False),
+    Server("qh3", peer("bare_server", "qh3")),
+    Server("aioquic", peer("bare_server", "aioquic")),
+    Server("hypercorn", peer("hypercorn_server"), datagrams=False),
 ]
 
 

@@ -1,14 +1,14 @@
-"""quiche_h3 with `async def` handlers on asyncio, uvloop where it is installed: `async_server.py CERTIFICATE KEY`."""
+"""quiche_h3 with `async def` handlers on asyncio, uvloop where it is installed: `... CERTIFICATE KEY`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
 
-from content import HELLO, chunks
-from plain_server import config, serve
-
 from quiche_h3 import Request, Response, Server
+
+from .content import HELLO, chunks
+from .plain_server import config, serve
 
 
 async def hello(req: Request, res: Response) -> str:

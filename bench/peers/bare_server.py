@@ -1,6 +1,6 @@
 """A server on aioquic, or on qh3, which has the same interface: no framework, no task per request, uvloop.
 
-`bare_server.py PACKAGE CERTIFICATE KEY`, where PACKAGE is aioquic or qh3.
+`... PACKAGE CERTIFICATE KEY`, where PACKAGE is aioquic or qh3.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from content import HELLO, chunks
+from .content import HELLO, chunks
 
 PACKAGE = sys.argv[1]
 protocol: Any = import_module(f"{PACKAGE}.asyncio.protocol")
@@ -29,7 +29,9 @@ class Connection(protocol.QuicConnectionProtocol):  # type: ignore[misc]  # its 
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.http = http.H3Connection(self._quic, enable_webtransport=True)  # which is how datagrams are enabled
+        self.http = http.H3Connection(
+            self._quic, enable_webtransport=True
+        )  # which is how datagrams are enabled
         self.downloads: dict[int, Iterator[bytes]] = {}
         self.uploads: dict[int, int] = {}
         self.sessions: set[int] = set()

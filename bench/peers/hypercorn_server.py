@@ -1,4 +1,4 @@
-"""An ASGI application on hypercorn, in one process with uvloop: `hypercorn_server.py CERTIFICATE KEY`."""
+"""An ASGI application on hypercorn, in one process with uvloop: `... CERTIFICATE KEY`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from content import HELLO, chunks
+from .content import HELLO, chunks
 
 
 async def read_size(receive: Any) -> int:
@@ -50,12 +50,13 @@ async def main(certificate: str, key: str) -> None:
     config.quic_bind = [f"fd://{quic.fileno()}"]
     config.certfile, config.keyfile = certificate, key
     config.graceful_timeout = 0.1
-    print(json.dumps({"port": quic.getsockname()[1]}), flush=True)  # what comes now waits in the socket
+    serve: Any = import_module("hypercorn.asyncio").serve
 
     async def ended() -> None:
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
-    await import_module("hypercorn.asyncio").serve(application, config, shutdown_trigger=ended)
+    print(json.dumps({"port": quic.getsockname()[1]}), flush=True)  # what comes now waits in the socket
+    await serve(application, config, shutdown_trigger=ended)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""quiche_h3 with plain and generator handlers, on its own event loop: `plain_server.py CERTIFICATE KEY`."""
+"""quiche_h3 with plain and generator handlers, on its own event loop: `... CERTIFICATE KEY`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
-from content import HELLO, chunks
-
 from quiche_h3 import Connection, Request, Response, Server, ServerConfig, WouldBlock
+
+from .content import HELLO, chunks
 
 MIB = 1 << 20
 
@@ -38,7 +38,7 @@ def download(req: Request, res: Response) -> Iterator[bytes]:
     yield from chunks(size)
 
 
-def upload(req: Request, res: Response) -> Iterator[Any]:
+def upload(req: Request, res: Response) -> Generator[Any, None, str]:
     size = 0
     while not req.body.ended:
         yield req.body
