@@ -63,5 +63,3 @@ class PollingDispatcher(Dispatcher):
         exchange = PolledExchange(self, stream, request, response, self._events)
         request.body = Body(exchange, limit=self.config.max_request_body_size)
         self._events.append(RequestEvent(request, response))
-        if not stream.receiving:
-            self._events.append(FinishedEvent(request, response))
