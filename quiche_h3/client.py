@@ -30,7 +30,7 @@ from .client_messages import (
     to_bytes,
 )
 from .config import ClientConfig
-from .errors import ConfigError, ConnectError, InvalidState
+from .errors import ConfigError, ConnectError, ConnectionClosed, InvalidState
 from .headers import Pair
 
 _DEFAULT_PORT: Final = 443
@@ -332,7 +332,10 @@ class Client:
 
     def stats(self) -> dict[str, Any]:
         """Counters of the connection as of `Connection.stats()`, RTTs in seconds; empty once it is gone."""
-        return {} if self.closed else self._engine.call(self._engine.stats)
+        try:
+            return {} if self.closed else self._engine.call(self._engine.stats)
+        except ConnectionClosed:
+            return {}
 
     def close(self) -> None:
         """Closes the connection with H3_NO_ERROR; what is still under way fails with ConnectionClosed.

@@ -152,12 +152,16 @@ class ClientEngine:
         """Calls the function in the loop's thread. Raises ConnectionClosed when the loop has ended."""
         if self._in_loop():
             function(*args)
-            return
+        elif not self.defer(function, *args):
+            raise self._closed()
+
+    def defer(self, function: Callable[..., object], *args: Any) -> bool:
+        """Calls the function later, never at once; returns False when the loop has ended."""
         with self._lock:
-            if self._ended:
-                raise self._closed()
-            self._calls.append((function, args))
-            self._driver.post(self._make_calls)
+            if not self._ended:
+                self._calls.append((function, args))
+                self._driver.post(self._make_calls)
+            return not self._ended
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """The function's result, from the loop's thread."""

@@ -63,6 +63,10 @@ class Engine(Protocol):
         """Calls the function in the loop's thread. Raises ConnectionClosed when the loop has ended."""
         ...
 
+    def defer(self, function: Callable[..., object], *args: Any) -> bool:
+        """As `post()`, but never at once, not even in the loop itself; False when it has ended."""
+        ...
+
     def wait(self, future: Future[T], timeout: float) -> T:
         """The future's result. Raises TimedOut after `timeout` seconds."""
         ...
@@ -229,6 +233,11 @@ class ClientStream(ThreadStream):
         except ConnectionClosed:
             pass  # then there is nothing left to give up
 
+    def drop(self) -> None:
+        """Nobody holds the request any more: garbage is collected between any two steps of the loop."""
+        if not self.over:
+            self._engine.defer(self.exchange.cancel, H3ErrorCode.H3_REQUEST_CANCELLED)
+
 
 class ClientRequest:
     """A request that is on its way: its body may be written, its response waited for.
@@ -297,8 +306,7 @@ class ClientRequest:
         self.cancel()
 
     def __del__(self) -> None:
-        if not self._stream.over:
-            self.cancel()
+        self._stream.drop()
 
     def __repr__(self) -> str:
         return f"<ClientRequest {self.method} {self.target} stream {self.stream_id}>"
