@@ -2,6 +2,8 @@
 
 mod discard_streams;
 mod fragments;
+mod frames;
+mod h3_server;
 mod make_room_for_paths;
 mod memory;
 mod pair;
