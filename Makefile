@@ -6,6 +6,8 @@ VENV   ?= .venv
 PORT   ?= 4433
 # Options for pytest, for example: make test-quick PYTEST='-k routing -x'
 PYTEST ?= -q
+# Options for the benchmarks: `python -m bench --help` has them.
+BENCH  ?=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -46,8 +48,13 @@ lint: build ## check style and types
 	@$(bin)/mypy
 
 .PHONY: bench
-bench: build ## compare this server with one on aioquic
-	@$(bin)/python -m bench.compare
+bench: build ## compare with other servers; BENCH='--quick --only 1x100', for example
+	@$(bin)/python -m bench $(BENCH)
+
+.PHONY: bench-micro
+bench-micro: build ## time the parts of a request, and compare with the baseline
+	@$(bin)/python -m pytest bench/micro --benchmark-storage=file://bench/micro/baseline \
+	    --benchmark-compare --benchmark-columns=min,median $(PYTEST)
 
 .PHONY: build
 build: $(VENV)/.installed ## bring the extension modules up to date

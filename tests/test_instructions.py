@@ -1,0 +1,72 @@
+"""What a request costs, in instructions: unlike time, these are the same on a machine that is busy.
+
+tests/instructions.json has the figures. They hold for one minor version of Python, built in one way: the
+interpreter does a good part of the work. A change that is worth its cost stores the new figure with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROUNDS = 20, 220
+REQUESTS = 16 * (ROUNDS[1] - ROUNDS[0])
+TOLERANCE = 0.04
+
+
+def this_python() -> str:
+    """What the count depends on besides our own code."""
+    optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    version = ".".join(platform.python_version_tuple()[:2])
+    compiler = " ".join(platform.python_compiler().split()[:2]).partition(".")[0]
+    build = "optimized" if optimized else "not optimized"
+    return f"{platform.python_implementation()} {version}, {compiler}, {build}, {platform.machine()}"
+
+
+def count(rounds: int) -> int:
+    """The instructions of a whole process that does so many rounds."""
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable]
+    done = subprocess.run(
+        [*command, str(HERE / "instructions.py"), str(rounds)],
+        env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    collected = re.search(r"Collected : (\d+)", done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert collected, done.stderr
+    return int(collected[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind: apt-get install valgrind")
+@pytest.mark.skipif("QUICHE_H3_DEBUG_BUILD" in os.environ, reason="a debug build is slower by intent")
+def test_a_request_costs_no_more_instructions_than_it_did() -> None:
+    """One small request and its response, client and server: within 4 % of the stored figure, or less.
+
+    The difference of two runs leaves out the start of Python and the handshake.
+    """
+    short, long = map(count, ROUNDS)
+    cost = (long - short) // REQUESTS
+    stored: dict[str, int] = json.loads((HERE / "instructions.json").read_text())
+    key = this_python()
+    entry = f'"{key}": {cost}'
+    print(entry)
+    if key not in stored:
+        pytest.skip(f"tests/instructions.json has no figure for this Python yet; here it is {entry}")
+    assert cost <= stored[key] * (1 + TOLERANCE), f"{cost} instructions a request, {stored[key]} before"
+
+
+if __name__ == "__main__":  # prints the figure of this Python, to be stored
+    test_a_request_costs_no_more_instructions_than_it_did()
