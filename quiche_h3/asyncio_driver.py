@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._core.endpoint import Endpoint
 
 _EAGER: Final = sys.version_info >= (3, 12)
+_CANCELLED_S: Final = 1.0  # so long a handler may take to heed its cancellation when the server ends
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -118,3 +119,8 @@ class AsyncioDriver(Driver):
             timer.cancel()
         for task in list(self._tasks):
             task.cancel()
+
+    async def wait_closed(self) -> None:
+        """After `close()`: lets the handlers that were cancelled come to their end."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CANCELLED_S)

@@ -98,6 +98,7 @@ class LibevDriver(Driver):
     def __init__(self, endpoint: Endpoint, loop: ev.Loop | None, backend: EventBackend) -> None:
         super().__init__(endpoint)
         self._own_loop = loop is None
+        self._closed = False
         self.loop = ev.Loop(backend.value) if loop is None else loop
         self._ios: list[ev.Io] = []
         self._timers: list[ev.Timer] = []
@@ -145,6 +146,8 @@ class LibevDriver(Driver):
         self.loop.stop()
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
+        if self._closed:  # the program's own loop may run on, or never again
+            raise RuntimeError("the server has ended")
         self.loop.post(function, *args)
 
     def soon(self) -> None:
@@ -163,6 +166,7 @@ class LibevDriver(Driver):
             io.start()
 
     def close(self) -> None:
+        self._closed = True
         for watcher in (*self._ios, *self._timers, self._timer, self._now):
             watcher.stop()
         self._ios.clear()

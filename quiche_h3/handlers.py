@@ -10,7 +10,6 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from .body import AsyncBody, BlockingBody, Body
@@ -33,7 +32,7 @@ from .logs import log_access
 from .request import Request
 from .response import Response
 from .routing import ErrorHandler, HandlerKind, Route, Router
-from .threads import BlockingResponse, ThreadStream
+from .threads import BlockingResponse, HandlerThreads, ThreadStream
 
 if TYPE_CHECKING:
     import asyncio
@@ -380,7 +379,7 @@ class Dispatcher:
         self.started = self.finished = self.failed = self.cancelled = self.rejected = self.blocking = 0
         self.post: Callable[..., None] | None = None  # runs a function in the loop's thread
         self.spawn: Callable[[Any], asyncio.Task[None]] = self._no_asyncio
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: HandlerThreads | None = None
         self._exchange_of = self.exchange_for
         self._own_fields = [(b"server", config.server_header.encode())] if config.server_header else []
         self._exact = router.exact
@@ -466,6 +465,9 @@ class Dispatcher:
         stream.send_headers([(b":status", b"%d" % status), (b"content-length", b"0")], True)
         code = H3ErrorCode.H3_MESSAGE_ERROR if status == 400 else H3ErrorCode.H3_NO_ERROR
         stream.stop_receiving(code)
+        if self._log_all:
+            connection = stream.connection
+            log_access(connection.peer_address, "-", "-", status, 0, 0.0, connection.id, stream.id)
 
     def goaway(self, connection: Connection, stream_id: int) -> None:
         """A client's GOAWAY is about pushes, of which there are none (RFC 9114 5.2)."""
@@ -560,7 +562,7 @@ class Dispatcher:
             return
         self.blocking += 1
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(config.handler_threads, "quiche_h3-handler")
+            self._pool = HandlerThreads(config.handler_threads)
         assert self.post is not None
         stream = ThreadStream(exchange, self.post, config.max_response_queue_bytes)
         first = exchange.response
@@ -570,16 +572,20 @@ class Dispatcher:
             exchange.request, stream, lambda _: exchange, config.max_response_queue_bytes, first.head_only
         )
         exchange.response.add_pairs(self._own_fields)
-        self._pool.submit(self._blocking, exchange)
+        self._pool.submit(lambda: self._blocking(exchange), self.blocking)
 
     def _blocking(self, exchange: Exchange) -> None:
+        """In a thread: calls the handler and does what it returns."""
         assert self.post is not None
+        error: BaseException | None = None
         try:
             exchange.response.finish_with(exchange.call())
-        except BaseException as exc:  # a thread of a pool is not ended by SystemExit either
-            self.post(self._blocking_ended, exchange, exc)
-        else:
-            self.post(self._blocking_ended, exchange, None)
+        except BaseException as exc:  # SystemExit ends no thread of a pool
+            error = exc
+        try:
+            self.post(self._blocking_ended, exchange, error)
+        except RuntimeError:
+            log.debug("a blocking handler ended after the server")
 
     def _blocking_ended(self, exchange: Exchange, exc: BaseException | None) -> None:
         self.blocking -= 1
@@ -600,9 +606,9 @@ class Dispatcher:
             self.finished += 1
 
     def close(self) -> None:
-        """Lets the threads go; those that still run keep the process alive until they return."""
+        """Lets the threads go, each after what it is doing."""
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.close()
             self._pool = None
 
     # Access log

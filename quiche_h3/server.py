@@ -74,9 +74,11 @@ class Server(Router):
         self._certificate: CertificateFiles | None = None
         self._thread: threading.Thread | None = None
         self._thread_error: BaseException | None = None
+        self._begun = threading.Event()  # the background thread serves, or has failed to
         self._busy: set[Connection] | None = None  # while draining: connections with requests in flight
         self._drain_deadline = 0.0
         self._stop_requests = 0
+        self._started = self._stopped = self._ended = False
         self._events: deque[Event] | None = None  # polling mode
         self._on_datagram: DatagramCallback | None = None
         self._hooks: dict[str, list[Callable[..., object]]] = {
@@ -192,8 +194,7 @@ class Server(Router):
         `loop` is the program's own, with its own watchers. Where async handlers are registered the server runs in
         an asyncio loop instead (uvloop if it is installed).
         """
-        if self._endpoint is None:
-            self.open()
+        endpoint = self._prepare()
         if self._wants_asyncio():
             if loop is not None:
                 raise InvalidState(
@@ -203,36 +204,40 @@ class Server(Router):
 
             asyncio_driver.run(self.serve())
             return
-        self._run_libev(loop)
-
-    def _wants_asyncio(self) -> bool:
-        return self.config.event_backend is EventBackend.ASYNCIO or any(
-            route.kind in _ASYNC_KINDS for route in self.routes()
-        )
-
-    def _run_libev(self, loop: ev.Loop | None) -> None:
-        assert self._endpoint is not None
-        driver = LibevDriver(self._endpoint, loop, self.config.event_backend)
-        self._begin(driver)
+        driver = LibevDriver(endpoint, loop, self.config.event_backend)
         try:
+            self._begin(driver)
             with self._signals():
                 driver.run()
         finally:
             self._end(driver)
 
-    async def serve(self) -> None:
-        """Serves inside the running asyncio loop, until `stop()` or cancellation, which drains first."""
+    def _prepare(self) -> Endpoint:
+        """The endpoint, bound. Raises InvalidState when it is or was in use."""
         if self._endpoint is None:
             self.open()
         assert self._endpoint is not None
+        if self._ended or self._driver is not None:
+            raise InvalidState("a server runs once")
+        return self._endpoint
+
+    def _wants_asyncio(self) -> bool:
+        routes = self.routes()
+        kinds = {route.kind for route in routes}
+        for table in (self._errors, *(table for route in routes for table in route.errors)):
+            kinds.update(handler.kind for handler in table.values())
+        return self.config.event_backend is EventBackend.ASYNCIO or not kinds.isdisjoint(_ASYNC_KINDS)
+
+    async def serve(self) -> None:
+        """Serves inside the running asyncio loop, until `stop()` or cancellation, which drains first."""
         import asyncio
 
         from .asyncio_driver import AsyncioDriver
 
-        driver = AsyncioDriver(self._endpoint)
+        driver = AsyncioDriver(self._prepare())
         self._dispatcher.spawn = driver.spawn
-        self._begin(driver)
         try:
+            self._begin(driver)
             with self._signals():
                 try:
                     await driver.run()
@@ -242,14 +247,18 @@ class Server(Router):
                     raise
         finally:
             self._end(driver)
+            await driver.wait_closed()
 
     def start(self) -> Address:
-        """Serves in a background thread. Returns the address once it is bound."""
+        """Serves in a background thread. Returns the address once it does; raises what on_startup hooks raise."""
         if self._thread is not None:
             raise InvalidState("the server was started already")
-        self.open()
+        self._prepare()
         self._thread = threading.Thread(target=self._run_thread, name="quiche_h3-server", daemon=True)
         self._thread.start()
+        self._begun.wait()
+        if self._thread_error is not None:
+            self.stop()  # raises it
         return self.address
 
     def _run_thread(self) -> None:
@@ -257,7 +266,10 @@ class Server(Router):
             self.run()
         except BaseException as exc:
             self._thread_error = exc
-            log.exception("the server thread failed")
+            if self._started:
+                log.exception("the server thread failed")
+        finally:
+            self._begun.set()
 
     def stop(self) -> None:
         """Stops accepting, lets requests in flight finish within `drain_timeout_ms`, closes everything.
@@ -268,7 +280,10 @@ class Server(Router):
         self._stop_requests += 1
         driver = self._driver
         if driver is not None:
-            driver.post(self._begin_drain if self._stop_requests == 1 else self._stop_now)
+            try:
+                driver.post(self._begin_drain if self._stop_requests == 1 else self._stop_now)
+            except RuntimeError:
+                pass  # it has ended by itself meanwhile
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -311,6 +326,9 @@ class Server(Router):
         assert events is not None
         deadline = None if timeout is None else time.monotonic() + timeout
         while not events and isinstance(driver, LibevDriver) and self._driver is not None:
+            if self._stopped:
+                self._end(driver)
+                break
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0 and timeout:
                 return None
@@ -320,19 +338,26 @@ class Server(Router):
         return events.popleft() if events else None
 
     def _begin_polling(self) -> None:
-        if self._endpoint is None:
-            self.open()
-        assert self._endpoint is not None
+        driver = LibevDriver(self._prepare(), None, self.config.event_backend)
         self._events = deque()
         self._dispatcher = PollingDispatcher(self.config, self, self._events)
-        self._begin(LibevDriver(self._endpoint, None, self.config.event_backend))
+        try:
+            self._begin(driver)
+        except BaseException:
+            self._end(driver)
+            raise
 
     def close(self) -> None:
-        """Ends the polling mode at once: every connection is closed with H3_NO_ERROR."""
-        if self._driver is not None and self._events is not None:
-            driver = self._driver
+        """Ends the polling mode at once: every connection is closed with H3_NO_ERROR.
+
+        Gives back what `open()` took, if the server was never run. Else it does nothing.
+        """
+        driver = self._driver
+        if driver is not None and self._events is not None:
             self._stop_now()
             self._end(driver)
+        elif self._endpoint is not None and driver is None and self._thread is None and not self._ended:
+            self._release()
 
     # Running
 
@@ -342,15 +367,24 @@ class Server(Router):
         for hook in self._hooks["startup"]:
             hook()
         driver.start()
+        self._started = True
+        self._begun.set()
         for address in self.addresses:
             log.info("serving HTTP/3 on %s", address.url)
         if self._stop_requests:  # stop() was called before there was a loop to tell
             driver.post(self._begin_drain)
 
     def _end(self, driver: Driver) -> None:
-        assert self._endpoint is not None
         self._driver = None
         driver.close()
+        self._release()
+        if self._started:
+            for hook in self._hooks["shutdown"]:
+                hook()
+
+    def _release(self) -> None:
+        assert self._endpoint is not None
+        self._ended = True
         self._endpoint.drop_all()
         for sock in self._endpoint.sockets:
             sock.close()
@@ -359,8 +393,6 @@ class Server(Router):
             self._settings.close()
         if self._certificate is not None:
             self._certificate.close()
-        for hook in self._hooks["shutdown"]:
-            hook()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -415,6 +447,7 @@ class Server(Router):
         endpoint, driver = self._endpoint, self._driver
         if endpoint is None or driver is None:
             return
+        self._stopped = True
         driver.after_turn = None
         endpoint.refuse_new()
         endpoint.close_all(H3ErrorCode.H3_NO_ERROR)

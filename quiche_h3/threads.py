@@ -6,9 +6,11 @@ where the stream cannot go on, the thread waits, which is the whole of its backp
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .errors import QuicheH3Error
@@ -200,3 +202,36 @@ class BlockingResponse(Response):
             chunks.close()
         if not self.ended:
             self.end()
+
+
+class HandlerThreads:
+    """The threads of blocking handlers, made when they are needed; used by the loop's thread.
+
+    Unlike those of concurrent.futures they are daemons: a handler that never returns keeps no process from
+    its end.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    def submit(self, task: Callable[[], None], unfinished: int) -> None:
+        """Runs `task`, which must not raise. `unfinished` is how many there are with this one."""
+        self._tasks.put(task)
+        if self._count < min(unfinished, self._limit):
+            self._count += 1
+            name = f"quiche_h3-handler-{self._count}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+            del task  # nor does a thread that waits keep a request alive
+
+    def close(self) -> None:
+        """Ends the threads, each after what it is doing; what waits for one is dropped."""
+        while not self._tasks.empty():
+            self._tasks.get()
+        for _ in range(self._count):
+            self._tasks.put(None)

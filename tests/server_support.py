@@ -46,6 +46,16 @@ def talk(server: Server, scenario: Scenario[T], **options: Any) -> T:
         return asyncio.run(connected(address.url))
 
 
+def answer_of(server: Server, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+    """Status and body of one request."""
+
+    async def scenario(client: AioquicClient) -> tuple[int, bytes]:
+        done = await client.request(method, path, **options)
+        return done.status, done.body
+
+    return talk(server, scenario)
+
+
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait for what another thread does, which no event of ours tells."""
     end = time.monotonic() + seconds

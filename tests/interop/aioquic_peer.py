@@ -61,7 +61,7 @@ class Exchange:
         self.headers: list[tuple[bytes, bytes]] = []
         self.interim: list[list[tuple[bytes, bytes]]] = []
         self.trailers: list[tuple[bytes, bytes]] = []
-        self.body = bytearray()
+        self._body = bytearray()
         self.size = 0
         """Body bytes received, also when the body is not kept."""
         self.sha256 = hashlib.sha256()
@@ -69,6 +69,11 @@ class Exchange:
         """The code of a STOP_SENDING of the other side (RFC 9000 19.5)."""
         self.answered: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
+
+    @property
+    def body(self) -> bytes:
+        """What was received of the body, unless it is not kept."""
+        return bytes(self._body)
 
     @property
     def status(self) -> int:
@@ -94,7 +99,7 @@ class Exchange:
             self.size += len(event.data)
             self.sha256.update(event.data)
             if self.keep_body:
-                self.body += event.data
+                self._body += event.data
         if isinstance(event, HeadersReceived | DataReceived) and event.stream_ended:
             self.done.set_result(None)
 
@@ -120,7 +125,8 @@ class H3Protocol(QuicConnectionProtocol):
 
     def __init__(self, quic: QuicConnection, stream_handler: Any = None) -> None:
         super().__init__(quic, stream_handler)
-        self.http = H3Connection(quic)
+        # HTTP datagrams (RFC 9297) are announced by aioquic only together with WebTransport.
+        self.http = H3Connection(quic, enable_webtransport=bool(quic.configuration.max_datagram_frame_size))
         self.terminated: ConnectionTerminated | None = None
         self._progress = asyncio.Event()
 
@@ -166,6 +172,12 @@ class AioquicClient(H3Protocol):
     def __init__(self, quic: QuicConnection, stream_handler: Any = None) -> None:
         super().__init__(quic, stream_handler)
         self.exchanges: dict[int, Exchange] = {}
+        check_length = self.http._check_content_length
+        # aioquic knows not of HEAD, where content-length speaks of what is left out (RFC 9110 8.6).
+        self.http._check_content_length = lambda stream: (  # type: ignore[method-assign]
+            None if stream.stream_id in self.heads else check_length(stream)
+        )
+        self.heads: set[int] = set()
 
     # requests
 
@@ -184,6 +196,8 @@ class AioquicClient(H3Protocol):
         body, trailers = list(body) if isinstance(body, bytes) else body, list(trailers)
         bare = body == () and not trailers
         exchange = self.start(self.fields(method, path, headers), end_stream=bare, keep_body=keep_body)
+        if method == "HEAD":
+            self.heads.add(exchange.stream_id)
         if not bare:
             sending = asyncio.ensure_future(self._send(exchange.stream_id, body, trailers))
             try:
