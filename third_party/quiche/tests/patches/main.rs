@@ -7,6 +7,7 @@ mod h3_server;
 mod make_room_for_paths;
 mod memory;
 mod pair;
+mod qpack_instructions;
 mod raw;
 mod report_every_stop;
 mod send_the_fin;
