@@ -6,6 +6,7 @@ interpreter does a good part of the work. A change that is worth its cost stores
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -25,12 +26,12 @@ TOLERANCE = 0.04
 
 
 def this_python() -> str:
-    """What the count depends on besides our own code."""
-    optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    """What the count depends on besides our own code: the interpreter, and how it was built."""
     version = ".".join(platform.python_version_tuple()[:2])
     compiler = " ".join(platform.python_compiler().split()[:2]).partition(".")[0]
-    build = "optimized" if optimized else "not optimized"
-    return f"{platform.python_implementation()} {version}, {compiler}, {build}, {platform.machine()}"
+    options = re.sub(r"/[^ ']*", "", sysconfig.get_config_var("CONFIG_ARGS") or "")  # wherever it lies
+    build = hashlib.sha256(options.encode()).hexdigest()[:8]
+    return f"{platform.python_implementation()} {version}, {compiler}, {platform.machine()}, options {build}"
 
 
 def count(rounds: int) -> int:
