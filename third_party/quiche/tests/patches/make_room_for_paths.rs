@@ -1,6 +1,6 @@
-//! patches/0004: a client whose address changes more often than there are path slots is still served.
+//! patches/0004 and 0008: a client whose address changes is still served, however often, and without delay.
 
-use quiche::{Connection, ConnectionId, RecvInfo};
+use quiche::{CongestionControlAlgorithm, Connection, ConnectionId, RecvInfo};
 
 use crate::pair::{deliver, flight, Pair, SERVER};
 
@@ -54,4 +54,27 @@ fn back_and_forth() {
         assert_eq!(pair.server.stream_recv(0, &mut [0; 10]), Ok((1, false)), "round {round}");
         while pair.server.path_event_next().is_some() {}
     }
+}
+
+fn resent_after_change(algorithm: CongestionControlAlgorithm) {
+    let mut pair = Pair::established_with(|config| config.set_cc_algorithm(algorithm));
+    let mut next = 10;
+    issue_connection_ids(&mut pair.client, &mut next);
+    pair.client.stream_send(0, b"x", false).unwrap();
+    pair.settle();
+    assert_eq!(pair.server.stream_send(0, &[7; 8000], true), Ok(8000));
+    assert!(flight(&mut pair.server).len() > 5); // lost, with the address that they go to
+    pair.client.stream_send(0, b"x", false).unwrap();
+    settle_at(&mut pair, 3000);
+    assert_eq!(pair.client.stream_recv(0, &mut [0; 10_000]), Ok((8000, true)));
+}
+
+#[test]
+fn sent_again_at_once_under_cubic() {
+    resent_after_change(CongestionControlAlgorithm::CUBIC);
+}
+
+#[test]
+fn sent_again_at_once_under_bbr2() {
+    resent_after_change(CongestionControlAlgorithm::Bbr2Gcongestion);
 }

@@ -54,11 +54,18 @@ pub fn deliver(packets: Vec<Vec<u8>>, to: &mut Connection) {
 impl Pair {
     /// Both sides established, with nothing left to say.
     pub fn established() -> Pair {
+        Pair::established_with(|_| ())
+    }
+
+    /// The same, with the server's configuration changed.
+    pub fn established_with(change: impl FnOnce(&mut Config)) -> Pair {
+        let mut server_config = config();
+        change(&mut server_config);
         let (client, server) = (CLIENT.parse().unwrap(), SERVER.parse().unwrap());
         let (cid, scid) = (ConnectionId::from_ref(&[1; 16]), ConnectionId::from_ref(&[2; 16]));
         let mut pair = Pair {
             client: connect(Some("quic.tech"), &cid, client, server, &mut config()).unwrap(),
-            server: accept(&scid, None, server, client, &mut config()).unwrap(),
+            server: accept(&scid, None, server, client, &mut server_config).unwrap(),
         };
         pair.settle();
         assert!(pair.client.is_established() && pair.server.is_established());
