@@ -92,6 +92,7 @@ class AioquicServer(H3Protocol):
             await self.respond(stream_id, json.dumps({"bytes": size, "sha256": digest.hexdigest()}).encode())
         elif path == "/echo":
             self.send_status(stream_id, 200)
+            self.transmit()  # the client may wait for the status before it sends a body
             async for chunk in request.body():
                 await self.send_body(stream_id, [chunk], False)
             self.finish(stream_id, request.trailers)
