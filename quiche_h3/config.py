@@ -325,7 +325,7 @@ class ServerConfig(TransportConfig):
 
     # Network
     bind_addr: str | list[str] = field(
-        default=str(ipaddress.IPv4Address(0)),
+        default=str(ipaddress.IPv6Address(0)),
         metadata=declare(Option("list", "Literal IPv4 or IPv6 address to bind, or a list of them.")),
     )
     bind_port: int = integer(4433, "", 0, 65_535, "UDP port, the same on every address; 0 takes a free one.")

@@ -23,7 +23,9 @@ def open_server_sockets(config: ServerConfig) -> list[UdpSocket]:
     port = config.bind_port
     try:
         for address in config.bind_addrs:
-            sock = open_socket(config, address, port, dual_stack=config.dual_stack)
+            sock = open_socket(
+                config, _reachable(address, config.dual_stack), port, dual_stack=config.dual_stack
+            )
             sockets.append(sock)
             port = sock.address[1]  # port 0: all addresses share the one that was found first
     except BaseException:
@@ -31,6 +33,19 @@ def open_server_sockets(config: ServerConfig) -> list[UdpSocket]:
             sock.close()
         raise
     return sockets
+
+
+def _reachable(address: str, dual_stack: bool) -> str:
+    """On a machine without IPv6 the dual-stack wildcard, which is the default, is the IPv4 one."""
+    if not dual_stack or ipaddress.ip_address(address) != ipaddress.IPv6Address(0):
+        return address
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        log.info("there is no IPv6 here: serving IPv4 alone")
+        return str(ipaddress.IPv4Address(0))
+    return address
 
 
 def open_socket(config: TransportConfig, address: str, port: int, *, dual_stack: bool = False) -> UdpSocket:
