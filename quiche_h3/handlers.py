@@ -394,6 +394,7 @@ class Dispatcher:
     def request(self, stream: Stream) -> None:
         """A request is complete up to its body."""
         self.started += 1
+        arrived = time.monotonic() if self._log_all else 0.0
         fields = stream.fields
         method = fields.method
         target = fields.path or b""
@@ -444,7 +445,7 @@ class Dispatcher:
                 return
         except Exception as exc:
             if response.ended:
-                self._log_now(request, response)
+                self._log_now(request, response, arrived)
             exchange = self.exchange_for(response)
             exchange.route = route
             exchange.running = True
@@ -454,7 +455,7 @@ class Dispatcher:
         if exchange is None:
             self.finished += 1
             if self._log_all:
-                self._log_now(request, response)
+                self._log_now(request, response, arrived)
         else:
             exchange.route = route
             if exchange.producer is None:
@@ -613,11 +614,11 @@ class Dispatcher:
 
     # Access log
 
-    def _log_now(self, request: Request, response: Response) -> None:
-        if self.config.access_log and response.ended:
-            self.log_access(request, response, None)
+    def _log_now(self, request: Request, response: Response, started: float) -> None:
+        if response.ended:
+            self.log_access(request, response, started)
 
-    def log_access(self, request: Request, response: Response, started: float | None) -> None:
+    def log_access(self, request: Request, response: Response, started: float) -> None:
         """One line for an answered request."""
         if self.config.access_log:
             log_access(
@@ -626,7 +627,7 @@ class Dispatcher:
                 request.raw_path.decode("latin-1"),
                 response.status_code,
                 response.bytes_sent,
-                0.0 if started is None else time.monotonic() - started,
+                time.monotonic() - started,
                 request.conn_id,
                 request.stream_id,
             )
