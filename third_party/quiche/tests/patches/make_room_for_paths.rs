@@ -1,4 +1,4 @@
-//! patches/0004 and 0008: a client whose address changes is still served, however often, and without delay.
+//! patches/0004 and 0009: a client whose address changes is still served, however often, and without delay.
 
 use quiche::{CongestionControlAlgorithm, Connection, ConnectionId, RecvInfo};
 
