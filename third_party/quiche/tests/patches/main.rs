@@ -10,5 +10,6 @@ mod pair;
 mod qpack_instructions;
 mod raw;
 mod report_every_stop;
+mod reserved_bits;
 mod send_the_fin;
 mod transport_parameters;

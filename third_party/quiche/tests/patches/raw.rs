@@ -129,7 +129,18 @@ impl RawClient {
 
     /// The same, with `bits` set in the first byte of the header.
     pub fn send_with_bits(&mut self, bits: u8, frames: &[u8]) -> std::result::Result<usize, Error> {
-        let mut packet = self.seal(bits, frames);
+        let packet = self.seal(bits, frames);
+        self.deliver(packet)
+    }
+
+    /// The same, with `bits` of the first byte changed on the way.
+    pub fn send_tampered(&mut self, bits: u8, frames: &[u8]) -> std::result::Result<usize, Error> {
+        let mut packet = self.seal(0, frames);
+        packet[0] ^= bits;
+        self.deliver(packet)
+    }
+
+    fn deliver(&mut self, mut packet: Vec<u8>) -> std::result::Result<usize, Error> {
         let info = RecvInfo { from: CLIENT.parse().unwrap(), to: SERVER.parse().unwrap() };
         self.server.recv(&mut packet, info)
     }
