@@ -76,7 +76,6 @@ class Server(Router):
         self._thread_error: BaseException | None = None
         self._begun = threading.Event()  # the background thread serves, or has failed to
         self._busy: set[Connection] | None = None  # while draining: connections with requests in flight
-        self._drain_deadline = 0.0
         self._stop_requests = 0
         self._started = self._stopped = self._ended = False
         self._events: deque[Event] | None = None  # polling mode
@@ -422,24 +421,23 @@ class Server(Router):
             http3 = connection.context
             if isinstance(http3, Http3):
                 http3.goaway()
-                if http3.streams:
+                if not http3.drained:
                     self._busy.add(connection)
                     continue
             connection.close(H3ErrorCode.H3_NO_ERROR)
-        self._drain_deadline = time.monotonic() + self.config.drain_timeout_ms / 1000
         driver.after_turn = self._continue_drain
         driver.soon()
-        driver.call_later(self.config.drain_timeout_ms / 1000, self._continue_drain)
+        driver.call_later(self.config.drain_timeout_ms / 1000, self._stop_now)
 
     def _continue_drain(self) -> None:
         busy, driver = self._busy, self._driver
         if busy is None or driver is None:
             return
         for connection in list(busy):
-            if connection.closed or not connection.context.streams:
+            if connection.closed or connection.context.drained:
                 busy.discard(connection)
                 connection.close(H3ErrorCode.H3_NO_ERROR)
-        if not busy or time.monotonic() >= self._drain_deadline:
+        if not busy:
             self._stop_now()
 
     def _stop_now(self) -> None:

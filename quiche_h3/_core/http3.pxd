@@ -88,12 +88,15 @@ cdef class Http3(Protocol):
     cdef bint extended_connect          # RFC 9220: announced by us
     cdef uint64_t highest_request       # the first stream id that was not seen yet
     cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
+    cdef bint goaway_sent               # that was said: there was room for it
+    cdef list unacknowledged            # from then on: ids of answered requests, some perhaps not acknowledged
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1
     cdef int on_request(self, uint64_t stream_id, FieldSection fields, int result, bint more) except -1
     cdef int on_event(self, uint64_t stream_id, quiche_h3_event *event) except -1
     cdef int read_datagrams(self) except -1
     cdef int failed(self, uint64_t stream_id, object error) except -1
     cdef int open_waiting(self) except -1
+    cdef int send_goaway(self) except -1
 
 
 cdef class Stream:

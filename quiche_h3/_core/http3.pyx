@@ -150,6 +150,7 @@ cdef class Http3(Protocol):
         self.streams = {}
         self.waiting = deque()
         self.refuse_from = -1
+        self.unacknowledged = []
 
     def __dealloc__(self):
         if self.h3 != NULL:
@@ -196,6 +197,8 @@ cdef class Http3(Protocol):
                 self.failed(stream_id, error)
         if self.waiting:
             self.open_waiting()
+        if self.refuse_from >= 0 and not self.goaway_sent:
+            self.send_goaway()
         return left == 0 or more
 
     cdef int failed(self, uint64_t stream_id, object error) except -1:
@@ -449,12 +452,38 @@ cdef class Http3(Protocol):
 
     def goaway(self):
         """Announces that requests not yet seen will not be processed (RFC 9114 5.2)."""
+        cdef int64_t stream_id
         if self.h3 == NULL or self.refuse_from >= 0:
             return
-        if quiche_h3_send_goaway(self.h3, self.connection.c.quic, self.highest_request) == 0:
+        self.refuse_from = self.highest_request
+        # The peer may have no more streams open than it was granted, and few gaps between them.
+        for stream_id in range(max(0, self.refuse_from - 8 * self.connection.settings.config.initial_max_streams_bidi),
+                               self.refuse_from, 4):
+            if stream_id not in self.streams:
+                self.unacknowledged.append(stream_id)
+        self.send_goaway()
+
+    cdef int send_goaway(self) except -1:
+        """Sends the GOAWAY as soon as the congestion window takes it."""
+        if quiche_h3_send_goaway(self.h3, self.connection.c.quic, self.refuse_from) == 0:
+            self.goaway_sent = True
             self.counters.n.goaways_sent += 1
             self.connection.touch()
-        self.refuse_from = self.highest_request
+        return 0
+
+    @property
+    def drained(self):
+        """After a GOAWAY: no request is in flight any more, and the peer has acknowledged every response."""
+        if self.h3 == NULL:
+            return True
+        if self.streams:
+            return False
+        while self.unacknowledged:
+            # quiche forgets a stream when the acknowledgement of its end has come.
+            if quiche_conn_stream_capacity(self.connection.c.quic, self.unacknowledged[-1]) >= 0:
+                return False
+            self.unacknowledged.pop()
+        return True
 
 
 cdef class Stream:
@@ -696,6 +725,8 @@ cdef class Stream:
         self.sending = False
         self.fin_queued = False
         self.trailers = None
+        if self.http3.refuse_from >= 0:
+            self.http3.unacknowledged.append(self.id)
         handler = self.handler
         if handler is not None:
             handler.on_sent()
