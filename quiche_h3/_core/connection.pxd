@@ -32,6 +32,7 @@ cdef struct conn_t:
     udp_socket *sock         # where its last udp payload came in
     bint dirty
     bint established
+    bint closing             # we have closed it: nothing paces what is left to send
     bint given_up            # the handshake took too long: what is left to send goes, then the connection
     bint more                # work is left over from the last turn
     int flushed              # how the last send pass ended

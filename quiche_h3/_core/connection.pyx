@@ -147,7 +147,7 @@ cdef class Connection:
         rc = quiche_conn_close(self.c.quic, app, code, <const uint8_t *>text, len(text))
         if rc != QUICHE_ERR_DONE:
             check_quic(rc)
-        self.c.release_at = 0  # nothing paces a close: the loop may end before its time came
+        self.c.closing = True  # nothing paces a close: the loop may end before its time came
         self.touch()
 
     def send_ping(self):

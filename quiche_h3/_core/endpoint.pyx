@@ -493,7 +493,7 @@ cdef class Endpoint:
             c = <conn_t *>self.due.items[0]
             deadlines_remove(&self.due, &c.due)
             if not c.established and self.now - c.created_at >= self.settings.handshake_timeout_ns:
-                c.given_up = True
+                c.given_up = c.closing = True
                 quiche_conn_close(c.quic, False, 0, b"handshake timeout", 17)
             quiche_conn_on_timeout(c.quic)
             self.mark(c)
@@ -529,6 +529,7 @@ cdef class Endpoint:
         except BaseException as error:
             self.caught(error, "a connection")
             quiche_conn_close(c.quic, True, 0x102, b"", 0)  # H3_INTERNAL_ERROR
+            c.closing = True
         return 0
 
     cdef int open_protocol(self, Connection conn) except -1:
@@ -687,10 +688,10 @@ cdef class Endpoint:
         cdef quiche_send_info first, info
         cdef udp_socket *u = c.sock
         cdef uint8_t *out
-        cdef size_t size, quantum, segment = 0, used = 0, total = 0
+        cdef size_t size, quantum, segment = 0, used = 0, total = 0, burst = self.settings.max_burst
         cdef ssize_t written
         cdef uint64_t at
-        if c.release_at > self.now:
+        if c.release_at > self.now and not c.closing:
             return FLUSH_DONE  # finish() keeps the deadline
         c.release_at = 0
         size = min(quiche_conn_max_send_udp_payload_size(c.quic), <size_t>UDP_MAX_PAYLOAD)
@@ -708,6 +709,12 @@ cdef class Endpoint:
                 memcpy(out, c.held, c.held_len)
                 used = segment = c.held_len
                 c.held_len = 0
+            if burst and total + used >= burst and not c.closing:
+                if self.burst_spent(c, total + used):
+                    if used:
+                        udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
+                    return FLUSH_DONE
+                burst = 0
             if used and (used % segment or used + size > quantum):
                 # The train is full, or its last packet was short, which ends it.
                 udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
@@ -715,8 +722,6 @@ cdef class Endpoint:
                 used = 0
                 if total >= TURN_BYTES:
                     return FLUSH_MORE
-                if self.settings.max_burst and total >= self.settings.max_burst and self.burst_spent(c, total):
-                    return FLUSH_DONE
                 out = udp.reserve(u)
                 if out == NULL:
                     return FLUSH_BLOCKED
@@ -724,7 +729,7 @@ cdef class Endpoint:
             if written <= 0:
                 break
             at = <uint64_t>info.at.tv_sec * 1_000_000_000 + <uint64_t>info.at.tv_nsec
-            if at > self.now + PACING_GRANULARITY:
+            if at > self.now + PACING_GRANULARITY and not c.closing:
                 if self.hold(c, out + used, written, &info):
                     c.release_at = at
                 break

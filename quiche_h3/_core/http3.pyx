@@ -56,6 +56,11 @@ cdef int collect(uint8_t *name, size_t name_len, uint8_t *value, size_t value_le
     return field_section_add(<field_section *>argp, name, name_len, value, value_len)
 
 
+cdef bint peer_stopped(int64_t rc) noexcept:
+    """The peer sent STOP_SENDING. Once all else of the stream is over too, quiche does not know it any more."""
+    return rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED or rc == QUICHE_H3_TRANSPORT_ERR_INVALID_STREAM_STATE
+
+
 cdef class FieldSection:
     """A received field section, checked. Its fields become Python objects when asked for."""
 
@@ -168,18 +173,9 @@ cdef class Http3(Protocol):
         cdef Stream stream
         if self.h3 == NULL:
             return False
-        while left > 0:
-            stream_id = quiche_h3_conn_poll(self.h3, self.connection.c.quic, &event)
-            if stream_id < 0:
-                break  # DONE, or a protocol error for which quiche has closed the connection itself
-            left -= 1
-            try:
-                self.on_event(stream_id, event)
-            except Exception as error:
-                self.failed(stream_id, error)
-        more = self.read_datagrams()
         for _ in range(4096):
-            # Every id is touched, known or not: a stream that the peer stopped is collected only then.
+            # Every id is touched, known or not: a stream that the peer stopped is collected only then. And before
+            # anything is read: reading the last of a stopped stream collects it, and nobody would be told.
             stream_id = quiche_conn_stream_writable_next(self.connection.c.quic)
             if stream_id < 0:
                 break
@@ -195,6 +191,16 @@ cdef class Http3(Protocol):
                     stream.pump()
             except Exception as error:
                 self.failed(stream_id, error)
+        while left > 0:
+            stream_id = quiche_h3_conn_poll(self.h3, self.connection.c.quic, &event)
+            if stream_id < 0:
+                break  # DONE, or a protocol error for which quiche has closed the connection itself
+            left -= 1
+            try:
+                self.on_event(stream_id, event)
+            except Exception as error:
+                self.failed(stream_id, error)
+        more = self.read_datagrams()
         if self.waiting:
             self.open_waiting()
         if self.refuse_from >= 0 and not self.goaway_sent:
@@ -579,7 +585,7 @@ cdef class Stream:
         if rc == QUICHE_H3_ERR_STREAM_BLOCKED or rc == QUICHE_H3_TRANSPORT_ERR_STREAM_LIMIT:
             return 1
         self.head = None
-        if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
+        if peer_stopped(rc):
             self.stopped(CANCELLED)  # quiche has forgotten the true code by now
             return 0
         if rc < 0:
@@ -598,7 +604,7 @@ cdef class Stream:
         cdef ssize_t rc = quiche_h3_send_body(self.http3.h3, self.http3.connection.c.quic, self.id, data, n, fin)
         if rc == QUICHE_H3_ERR_DONE or rc == QUICHE_H3_TRANSPORT_ERR_DONE:
             return -1
-        if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
+        if peer_stopped(rc):
             self.stopped(CANCELLED)  # quiche has forgotten the true code by now
             return n
         if rc < 0:
@@ -715,7 +721,7 @@ cdef class Stream:
             self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, True, True)
         if rc == QUICHE_H3_ERR_STREAM_BLOCKED:
             return 0
-        if rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED:
+        if peer_stopped(rc):
             self.stopped(CANCELLED)  # quiche has forgotten the true code by now
             return 0
         check_h3(rc)

@@ -1,0 +1,95 @@
+"""How fast packets leave: by send times where the congestion control gives them, else in bounded bursts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from .pair import OK, Pair
+
+MakePair = Callable[..., Pair]
+
+
+def departures(pair: Pair, size: int) -> list[tuple[float, int]]:
+    """When how many bytes left the server during a download."""
+    pair.server_app.on_request = lambda stream: (  # type: ignore[func-returns-value]
+        stream.send_headers(OK),
+        stream.enqueue(bytes(size), True),
+    )
+    connection = pair.connect()
+    handler = pair.request(connection)
+    times: list[tuple[float, int]] = []
+    pair.down.hook = lambda payload, *_: times.append((time.monotonic(), len(payload))) or True  # type: ignore[func-returns-value]
+    pair.run(lambda: handler.finished, timeout=20)
+    assert len(handler.body) == size
+    return times
+
+
+def bursts(times: list[tuple[float, int]], gap: float) -> list[int]:
+    """Bytes that left together: no pause of `gap` seconds between them."""
+    out = [0]
+    last = times[0][0]
+    for at, size in times:
+        if at - last >= gap:
+            out.append(0)
+        out[-1] += size
+        last = at
+    return out
+
+
+def test_cubic_sends_bounded_bursts_on_a_long_path(make_pair: MakePair) -> None:
+    """RFC 9002 7.7: with a round trip of 40 ms no burst is larger than `max_burst_packets`."""
+    pair = make_pair(server={"max_burst_packets": 8, "initial_congestion_window_packets": 200})
+    pair.up.delay = pair.down.delay = 0.02
+    times = departures(pair, 300_000)
+    largest = max(bursts(times, 0.001))
+    assert largest <= 3 * 8 * 1350  # a burst, and what a late timer lets out with the next
+
+
+def test_cubic_does_not_wait_on_a_short_path(make_pair: MakePair) -> None:
+    """Where the round trip is shorter than a timer's grain, nothing is held back."""
+    pair = make_pair(server={"max_burst_packets": 8, "initial_congestion_window_packets": 200})
+    begin = time.monotonic()
+    departures(pair, 300_000)
+    assert time.monotonic() - begin < 1
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_bbr2_paces_by_send_times(make_pair: MakePair, enabled: bool) -> None:
+    """RFC 9002 7.7: BBR2 spreads its window over the round trip, unless `enable_pacing` is off."""
+    pair = make_pair(
+        server={
+            "cc_algorithm": "bbr2_gcongestion",
+            "enable_pacing": enabled,
+            "initial_congestion_window_packets": 100,
+            "max_burst_packets": 1024,
+        }
+    )
+    pair.up.delay = pair.down.delay = 0.025
+    times = departures(pair, 120_000)
+    first_window = [entry for entry in times if entry[0] < times[0][0] + 0.02]
+    largest = max(bursts(first_window, 0.0004))
+    if enabled:
+        assert largest < 60_000
+    else:
+        assert largest > 90_000
+
+
+def test_the_close_is_not_paced(make_pair: MakePair) -> None:
+    """RFC 9000 10.2: CONNECTION_CLOSE leaves at once, whatever waits for its time."""
+    pair = make_pair(server={"cc_algorithm": "bbr2_gcongestion", "initial_congestion_window_packets": 100})
+    pair.up.delay = pair.down.delay = 0.05
+    pair.server_app.on_request = lambda stream: (  # type: ignore[func-returns-value]
+        stream.send_headers(OK),
+        stream.enqueue(bytes(1_000_000), True),
+    )
+    connection = pair.connect()
+    pair.request(connection)
+    accepted = pair.server_app.opened[0]
+    pair.run(lambda: accepted.context.streams)
+    accepted.close(0x100, "now")
+    pair.server.turn()
+    sent = pair.server_socket.take()
+    assert 0 < len(sent[-1][0]) < 200

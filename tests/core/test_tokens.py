@@ -1,0 +1,112 @@
+"""Retry and reset tokens: bound to their address and connection ID, authenticated, expiring (RFC 9000 8.1, 10.3)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from quiche_h3._core import tokens
+from quiche_h3._core.tokens import TokenKeys
+
+from .pair import CLIENT, SERVER, Pair, initial
+
+ADDRESS, ODCID, SCID = b"\x02\x00\x13\x88\xc0\x00\x02\x02" + bytes(8), bytes(range(8)), bytes(range(16))
+
+
+def test_a_token_opens_for_whom_it_was_sealed() -> None:
+    """RFC 9000 8.1.2: it gives back the original connection ID, of any length."""
+    keys = TokenKeys()
+    for odcid in (ODCID, bytes(20), b"\xff" * 13):
+        token = keys.seal_retry(ADDRESS, odcid, SCID)
+        assert keys.open_retry(token, ADDRESS, SCID) == odcid
+
+
+def test_a_token_opens_for_nobody_else() -> None:
+    """RFC 9000 8.1.4: another address, connection ID or key, and any changed or missing byte, are refused."""
+    keys = TokenKeys()
+    token = keys.seal_retry(ADDRESS, ODCID, SCID)
+    assert keys.open_retry(token, b"\x02\x00\x13\x89" + ADDRESS[4:], SCID) is None
+    assert keys.open_retry(token, ADDRESS[:8], SCID) is None
+    assert keys.open_retry(token, ADDRESS, SCID[::-1]) is None
+    assert keys.open_retry(token, ADDRESS, SCID[:-1]) is None
+    assert TokenKeys().open_retry(token, ADDRESS, SCID) is None
+    for i in range(len(token)):
+        assert keys.open_retry(token[:i], ADDRESS, SCID) is None
+        changed = token[:i] + bytes([token[i] ^ 1]) + token[i + 1 :]
+        assert keys.open_retry(changed, ADDRESS, SCID) is None
+    assert keys.open_retry(token + b"\0", ADDRESS, SCID) is None
+    assert keys.open_retry(bytes(1000), ADDRESS, SCID) is None
+    assert keys.open_retry(b"\xff" * 1000, ADDRESS, SCID) is None
+
+
+def test_nothing_can_be_moved_between_the_parts_of_a_token() -> None:
+    """The lengths are authenticated: an address that ends as the connection ID begins gives another token."""
+    keys = TokenKeys()
+    token = keys.seal_retry(ADDRESS, ODCID, SCID)
+    assert keys.open_retry(token, ADDRESS + SCID[:1], SCID[1:]) is None
+
+
+def test_a_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9000 8.1.3: by the monotonic clock, after the lifetime that was configured."""
+    keys = TokenKeys(retry_lifetime_ms=1000)
+    now = 10**12
+    monkeypatch.setattr(tokens.time, "monotonic_ns", lambda: now)
+    token = keys.seal_retry(ADDRESS, ODCID, SCID)
+    now += 999_000_000
+    assert keys.open_retry(token, ADDRESS, SCID) == ODCID
+    now += 2_000_000
+    assert keys.open_retry(token, ADDRESS, SCID) is None
+
+
+def test_processes_with_one_secret_know_each_others_tokens() -> None:
+    """One secret gives the same reset tokens and opens the same Retry tokens; two uses never share a key."""
+    one, two = TokenKeys(bytes(32)), TokenKeys(bytes(32))
+    assert one.reset_token(SCID) == two.reset_token(SCID) != TokenKeys(b"\1" * 32).reset_token(SCID)
+    assert len(one.reset_token(SCID)) == 16
+    assert one.reset_token(SCID) != one.reset_token(SCID[:-1])
+    assert two.open_retry(one.seal_retry(ADDRESS, ODCID, SCID), ADDRESS, SCID) == ODCID
+
+
+def test_retry_tokens_on_the_wire(make_pair: Callable[..., Pair]) -> None:
+    """A client's own token lets it in; the same from another port, another connection ID or too late does not."""
+    pair = make_pair(server={"enable_retry": True, "retry_token_lifetime_ms": 1000})
+    connection = pair.client.connect(0, SERVER, "localhost")
+    pair.client.turn()
+    for payload, _, _ in pair.client_socket.take():
+        pair.server.receive_udp_payload(0, payload, CLIENT)
+    for payload, source, _ in pair.server_socket.take():
+        pair.client.receive_udp_payload(0, payload, source)
+    pair.client.turn()
+    (flight, *_) = [payload for payload, _, _ in pair.client_socket.take()]
+
+    def rejected() -> int:
+        return pair.counters()["retry_tokens_rejected"]
+
+    pair.server.receive_udp_payload(0, flight, (CLIENT[0], CLIENT[1] + 1))
+    pair.server.receive_udp_payload(0, flight, ("192.0.2.99", CLIENT[1]))
+    assert rejected() == 2
+    dcid_len = flight[5]
+    moved = flight[:6] + bytes(dcid_len) + flight[6 + dcid_len :]
+    pair.server.receive_udp_payload(0, moved, CLIENT)
+    assert rejected() == 3
+    assert pair.counters()["accepted"] == 0
+    pair.server_socket.take()
+    pair.server.receive_udp_payload(0, flight, CLIENT)
+    assert (pair.counters()["accepted"], rejected()) == (1, 3)
+    pair.run(lambda: connection.established)
+
+
+def test_forged_tokens_earn_a_retry_and_no_state(make_pair: Callable[..., Pair]) -> None:
+    """RFC 9000 8.1.2: hundreds of forged tokens of all lengths make nobody known and nothing bigger."""
+    pair = make_pair(server={"enable_retry": True})
+    rng = random.Random(3)
+    for i in range(300):
+        packet = initial(rng.randbytes(8), rng.randbytes(8), token=rng.randbytes(1 + i * 3))
+        answers = pair.give_server(packet)
+        assert sum(map(len, answers)) < len(packet)
+    counters = pair.counters()
+    assert counters["retry_tokens_rejected"] == counters["retries_sent"] == 300
+    assert (counters["accepted"], counters["connections"], counters["cids"]) == (0, 0, 0)
+    pair.connect()
