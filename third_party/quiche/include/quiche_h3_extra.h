@@ -5,6 +5,7 @@
 #ifndef QUICHE_H3_EXTRA_H
 #define QUICHE_H3_EXTRA_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,6 +34,25 @@ uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event);
 // end. To be called after the send side was reset, or the receive side shut down: HTTP/3 sees neither by itself.
 void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id);
 
+// Claimed streams: what WebTransport needs (draft-ietf-webtrans-http3 sections 4.2 and 4.3). Off by default.
+//
+// When enabled, a unidirectional stream of the peer that begins with 0x54, and a bidirectional one that begins
+// with 0x41, belong to the application: quiche_h3_conn_poll() reads that varint, no more, and does not touch the
+// stream again. The rest (the session ID first) is read with quiche_conn_stream_recv(), answered with
+// quiche_conn_stream_send(), and ended with quiche_conn_stream_shutdown(). There is nothing to release: quiche
+// forgets a claimed stream when it is complete. 0x41 as a frame type in any other place closes the connection with
+// H3_FRAME_ERROR. A stream that is reset before its type is known is told as QUICHE_H3_EVENT_RESET. Returns 0.
+int quiche_h3_config_claim_streams(quiche_h3_config *config, bool enabled);
+
+// The next stream of the peer that quiche_h3_conn_poll() has claimed, each once, in the order of their claim; -1
+// when there is none. When quiche_conn_stream_finished() is true of it already, it ended right after its type.
+int64_t quiche_h3_conn_next_claimed_stream(quiche_h3_conn *h3);
+
+// Opens a stream that belongs to the application, with the next free ID, and returns that ID. The application
+// writes all of it, the type included. QUICHE_H3_ERR_STREAM_BLOCKED when the peer gives no credit for another one.
+int64_t quiche_h3_conn_open_claimed_stream(quiche_h3_conn *h3, quiche_conn *conn,
+                                           bool bidi);
+
 #else
 
 static inline int quiche_h3_config_set_additional_settings(
@@ -48,6 +68,26 @@ static inline void quiche_h3_conn_stream_discard(quiche_h3_conn *h3,
     (void)h3;
     (void)conn;
     (void)stream_id;
+}
+
+static inline int quiche_h3_config_claim_streams(quiche_h3_config *config,
+                                                 bool enabled) {
+    (void)config;
+    return enabled ? QUICHE_H3_EXTRA_UNSUPPORTED : 0;
+}
+
+static inline int64_t quiche_h3_conn_next_claimed_stream(quiche_h3_conn *h3) {
+    (void)h3;
+    return -1;
+}
+
+static inline int64_t quiche_h3_conn_open_claimed_stream(quiche_h3_conn *h3,
+                                                         quiche_conn *conn,
+                                                         bool bidi) {
+    (void)h3;
+    (void)conn;
+    (void)bidi;
+    return QUICHE_H3_EXTRA_UNSUPPORTED;
 }
 
 // A plain quiche keeps the code to itself: H3_REQUEST_CANCELLED stands for whatever it was.

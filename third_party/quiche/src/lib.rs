@@ -8,7 +8,9 @@ use std::slice;
 use quiche::{h3, Connection};
 
 const OK: i32 = 0;
-/// `QUICHE_H3_ERR_SETTINGS_ERROR` of quiche.h.
+/// `QUICHE_H3_ERR_DONE`, `_STREAM_BLOCKED` and `_SETTINGS_ERROR` of quiche.h.
+const DONE: i64 = -1;
+const STREAM_BLOCKED: i64 = -13;
 const SETTINGS_ERROR: i32 = -14;
 
 /// # Safety
@@ -52,4 +54,31 @@ pub unsafe extern "C" fn quiche_h3_conn_stream_discard(
     stream_id: u64,
 ) {
     (*h3).stream_discard(&*conn, stream_id);
+}
+
+/// # Safety
+/// `config` came from `quiche_h3_config_new()` and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_config_claim_streams(config: *mut h3::Config, enabled: bool) -> i32 {
+    (*config).claim_streams(enabled);
+    OK
+}
+
+/// # Safety
+/// `h3` came from quiche and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_next_claimed_stream(h3: *mut h3::Connection) -> i64 {
+    (*h3).next_claimed_stream().map_or(DONE, |stream_id| stream_id as i64)
+}
+
+/// # Safety
+/// `h3` and `conn` came from quiche, belong together and are not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_open_claimed_stream(
+    h3: *mut h3::Connection,
+    conn: *mut Connection,
+    bidi: bool,
+) -> i64 {
+    let opened = (*h3).open_claimed_stream(&mut *conn, bidi);
+    opened.map_or(STREAM_BLOCKED, |stream_id| stream_id as i64)
 }

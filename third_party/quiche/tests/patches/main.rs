@@ -1,5 +1,6 @@
 //! Each patch's behaviour, seen through quiche's public API. One binary: it is linked with LTO, as the library.
 
+mod claimed_streams;
 mod discard_streams;
 mod fragments;
 mod frames;
