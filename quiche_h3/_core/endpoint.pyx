@@ -730,9 +730,11 @@ cdef class Endpoint:
                 break
             at = <uint64_t>info.at.tv_sec * 1_000_000_000 + <uint64_t>info.at.tv_nsec
             if at > self.now + PACING_GRANULARITY and not c.closing:
-                if self.hold(c, out + used, written, &info):
-                    c.release_at = at
-                break
+                self.now = monotonic()  # handlers may have taken longer than that
+                if at > self.now + PACING_GRANULARITY:
+                    if self.hold(c, out + used, written, &info):
+                        c.release_at = at
+                    break
             if used == 0:
                 if self.socket_count > 1 and self.socket_for(c, &info) != u:
                     self.hold(c, out, written, &info)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from quiche_h3._core.http3 import Stream
+
 from .pair import OK, Pair
 
 MakePair = Callable[..., Pair]
@@ -93,3 +95,27 @@ def test_the_close_is_not_paced(make_pair: MakePair) -> None:
     pair.server.turn()
     sent = pair.server_socket.take()
     assert 0 < len(sent[-1][0]) < 200
+
+
+def test_a_slow_handler_holds_nothing_back(pair: Pair) -> None:
+    """What is ready at the end of a turn leaves in that turn, however long its handlers took."""
+
+    def answer(stream: Stream) -> None:
+        until = time.monotonic() + 0.005
+        while time.monotonic() < until:
+            pass
+        pair.server_app.answer(stream)
+
+    pair.server_app.on_request = answer
+    connection = pair.connect()
+    pair.request(connection)
+    pair.client.turn()
+    for payload, source, _ in pair.client_socket.take():
+        pair.server.receive_udp_payload(0, payload, source)
+    pair.server_socket.take()
+    pair.server.turn()
+    assert pair.server_app.requests
+    assert pair.server_socket.take()
+    deadline = pair.server.deadline()
+    assert deadline is not None
+    assert deadline / 1e9 > time.monotonic() + 0.005  # no packet waits for its time
