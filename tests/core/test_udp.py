@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import select
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,10 +24,9 @@ from quiche_h3._core.sockets import open_server_sockets, open_socket
 from quiche_h3._core.udp import UdpSocket
 from quiche_h3.config import ClientConfig, ServerConfig
 from quiche_h3.errors import ConfigError
+from quiche_h3.tls import make_dev_certificate
 
 from .pair import OK, App, Handler, get
-
-SO_TIMESTAMP_UNUSED = 0
 
 
 def has_ipv6() -> bool:
@@ -58,6 +62,7 @@ class Real:
             self.server.add_socket(sock)
         self.client.add_socket(client)
         self.blocked = False
+        self.turns = 0
 
     def close(self) -> None:
         for endpoint in (self.client, self.server):
@@ -70,6 +75,7 @@ class Real:
         while not done():
             assert time.monotonic() < until, "not done in time"
             busy = False
+            self.turns += 1
             for endpoint in (self.client, self.server):
                 for index in range(len(endpoint.sockets)):
                     busy = endpoint.receive(index) or busy
@@ -144,41 +150,69 @@ def test_segmentation_changes_no_byte(real: Callable[..., Real], gso: bool, gro:
     assert counters["datagrams_sent"] > 700
 
 
-def test_a_full_send_buffer_delays_and_loses_nothing(real: Callable[..., Real]) -> None:
-    """EAGAIN: what the kernel does not take is kept and sent later, the same bytes in the same order."""
-    server = UdpSocket(bound(SNDBUF=4608), gso=False)
-    pair = real([server], UdpSocket(bound(RCVBUF=8 << 20)))
+SLOW_NETWORK = """
+ip link set lo up && tc qdisc add dev lo root tbf rate 200mbit burst 20kb limit 8mb && exec "$@"
+"""
+
+
+def in_slow_network(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python in a network of its own, whose loopback takes its time: there a send buffer can be full."""
+    command = ["unshare", "--net", "sh", "-ec", SLOW_NETWORK, "sh", sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1])
+
+
+def slow_network_is_possible() -> bool:
+    try:
+        return in_slow_network("-c", "pass").returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not slow_network_is_possible(), reason="needs root, unshare, ip and tc")
+@pytest.mark.parametrize("gso", [True, False])
+def test_a_full_send_buffer_delays_and_loses_nothing(gso: bool) -> None:
+    """EAGAIN: what the kernel does not take is kept and sent when it does, and the loop never spins."""
+    done = in_slow_network("-m", "core.test_udp", str(int(gso)))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["same"]
+    assert result["was_blocked"]
+    assert result["send_blocked"] > 3
+    assert result["send_errors"] == {}
+    assert result["lost"] == 0
+    assert result["turns"] < 5000
+
+
+def download_with_a_full_buffer(gso: bool) -> None:
+    """Runs inside the slow network."""
+    with tempfile.TemporaryDirectory() as directory:
+        cert, key = make_dev_certificate()
+        paths = [str(Path(directory, name)) for name in ("cert.pem", "key.pem")]
+        for path, data in zip(paths, (cert, key), strict=True):
+            Path(path).write_bytes(data)
+        server = UdpSocket(bound(SNDBUF=30_000), gso=gso)
+        client = UdpSocket(bound(RCVBUF=8 << 20))
+        pair = Real(SimpleNamespace(cert_path=paths[0], key_path=paths[1]), [server], client)
     body = random.Random(2).randbytes(2_000_000)
     pair.server_app.on_request = lambda stream: (  # type: ignore[func-returns-value]
         stream.send_headers(OK),
         stream.enqueue(body, True),
     )
     handler = pair.fetch(server.address)
-    assert handler.body == body
-
-
-def test_blocked_bytes_leave_in_order(certificate: SimpleNamespace) -> None:
-    """EAGAIN keeps the queue as it is: every udp payload arrives once and in order when there is room again."""
-    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    left.close()
-    right.close()
-    receiver = bound(RCVBUF=1 << 20)
-    server = UdpSocket(bound(SNDBUF=4608), gso=False)
-    app = App(True)
-    endpoint = Endpoint(EngineSettings(ServerConfig(), certificate), app, server=True)
-    endpoint.add_socket(server)
-    packets = [b"\xc0\x57\x41\x49\x54\x08" + i.to_bytes(8, "big") + b"\0" + bytes(1200) for i in range(200)]
-    for packet in packets:
-        endpoint.receive_udp_payload(0, packet, receiver.getsockname(), server.address)
-    receiver.settimeout(5)
-    got = []
-    answered = endpoint.counters()[0]["version_negotiations_sent"]
-    while len(got) < answered:
-        got.append(receiver.recv(2000))
-        endpoint.turn()
-    assert [int.from_bytes(data[7:15], "big") for data in got] == list(range(len(got)))
-    receiver.close()
-    server.close()
+    counters = server.counters()
+    (accepted,) = pair.server.connections.values()
+    print(
+        json.dumps(
+            {
+                "same": handler.body == body,
+                "was_blocked": pair.blocked,
+                "send_blocked": counters["send_blocked"],
+                "send_errors": counters["send_errors"],
+                "lost": accepted.stats()["packets_lost"],
+                "turns": pair.turns,
+            }
+        )
+    )
 
 
 def test_what_the_network_refuses_is_lost_and_counted(certificate: SimpleNamespace) -> None:
@@ -205,7 +239,9 @@ def test_packets_larger_than_the_path_takes(real: Callable[..., Real], certifica
     server = UdpSocket(bound())
     pair = real([server])
     pair.client = Endpoint(
-        EngineSettings(ClientConfig(verify=False, max_send_udp_payload_size=65_500)), pair.client_app, server=False
+        EngineSettings(ClientConfig(verify=False, max_send_udp_payload_size=65_500)),
+        pair.client_app,
+        server=False,
     )
     pair.client.add_socket(UdpSocket(bound()))
     pair.server_app.on_request = lambda stream: echo(stream, pair.server_app)
@@ -327,3 +363,7 @@ def test_only_literal_addresses(host: str) -> None:
     """quiche aborts the process on a socket address that is none: it must be refused before."""
     with pytest.raises(ValueError, match="address"):
         UdpSocket(memory=(host, 1))
+
+
+if __name__ == "__main__":
+    download_with_a_full_buffer(sys.argv[1] == "1")
