@@ -40,6 +40,7 @@ D = TypeVar("D", bound=DatagramCallback)
 C = TypeVar("C", bound=ConnectionCallback)
 F = TypeVar("F", bound=Callable[[], object])
 
+_CLOSE_SECONDS: Final = 0.5
 _ASYNC_KINDS: Final = (HandlerKind.COROUTINE, HandlerKind.ASYNC_GENERATOR)
 
 
@@ -77,7 +78,7 @@ class Server(Router):
         self._begun = threading.Event()  # the background thread serves, or has failed to
         self._busy: set[Connection] | None = None  # while draining: connections with requests in flight
         self._stop_requests = 0
-        self._started = self._stopped = self._ended = False
+        self._started = self._stopping = self._stopped = self._ended = False
         self._events: deque[Event] | None = None  # polling mode
         self._on_datagram: DatagramCallback | None = None
         self._hooks: dict[str, list[Callable[..., object]]] = {
@@ -352,8 +353,9 @@ class Server(Router):
         Gives back what `open()` took, if the server was never run. Else it does nothing.
         """
         driver = self._driver
-        if driver is not None and self._events is not None:
+        if isinstance(driver, LibevDriver) and self._events is not None:
             self._stop_now()
+            driver.run()  # until the last CONNECTION_CLOSE is out
             self._end(driver)
         elif self._endpoint is not None and driver is None and self._thread is None and not self._ended:
             self._release()
@@ -445,13 +447,28 @@ class Server(Router):
         endpoint, driver = self._endpoint, self._driver
         if endpoint is None or driver is None:
             return
-        self._stopped = True
-        driver.after_turn = None
+        if self._stopping:
+            return
+        self._stopping = True
         endpoint.refuse_new()
         endpoint.close_all(H3ErrorCode.H3_NO_ERROR)
-        if not endpoint.turning:
-            endpoint.turn()
-        driver.stop()
+        driver.after_turn = self._stop_when_closed
+        driver.soon()
+        # With a full congestion window quiche holds a close back until there is an acknowledgement.
+        driver.call_later(_CLOSE_SECONDS, self._stop_loop)
+
+    def _stop_when_closed(self) -> None:
+        """Ends the loop once every CONNECTION_CLOSE is out."""
+        endpoint, driver = self._endpoint, self._driver
+        if endpoint is None or driver is None or endpoint.blocked:
+            return
+        if all(connection.draining for connection in self.connections):
+            self._stop_loop()
+
+    def _stop_loop(self) -> None:
+        self._stopped = True
+        if self._driver is not None:
+            self._driver.stop()
 
     # Calls of the endpoint and the HTTP/3 layer
 

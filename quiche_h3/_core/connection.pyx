@@ -59,6 +59,11 @@ cdef class Connection:
         return self.c.quic == NULL
 
     @property
+    def draining(self):
+        """CONNECTION_CLOSE was sent or received: no more data flows (RFC 9000 10.2). True for a closed one too."""
+        return self.c.quic == NULL or quiche_conn_is_draining(self.c.quic)
+
+    @property
     def established(self):
         """The handshake is complete."""
         return self.c.established
