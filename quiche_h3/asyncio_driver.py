@@ -77,7 +77,7 @@ class AsyncioDriver(Driver):
         """Runs a handler's coroutine, up to its first wait at once where the interpreter can (3.12 on)."""
         task: asyncio.Task[None]
         if _EAGER:
-            task = asyncio.Task(coroutine, loop=self.loop, eager_start=True)
+            task = asyncio.Task(coroutine, loop=self.loop, eager_start=True)  # type: ignore[call-arg]
         else:
             task = self.loop.create_task(coroutine)
         if not task.done():

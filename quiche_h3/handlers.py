@@ -19,6 +19,7 @@ from .errors import (
     ConnectionClosed,
     H3ErrorCode,
     HandlerError,
+    InvalidState,
     MethodNotAllowed,
     PayloadTooLarge,
     QuicheH3Error,
@@ -170,7 +171,8 @@ class Exchange:
     def call(self) -> Any:
         """Calls the handler with as many arguments as it takes."""
         route = self.route
-        assert route is not None
+        if route is None:
+            raise InvalidState("the request has no handler")
         return route.handler(*(self.request, self.response)[: route.arity])
 
     def _attempt(self, step: Callable[[], None]) -> None:
@@ -301,7 +303,8 @@ class Exchange:
 
     def _fill_buffer(self) -> None:
         buffer = self._buffer
-        assert buffer is not None
+        if buffer is None:
+            return
         while chunk := self.stream.recv():
             buffer.append(chunk)
         if self.stream.bytes_received > self.dispatcher.config.max_non_streaming_body_bytes:
@@ -312,11 +315,7 @@ class Exchange:
         self.request.trailers = Headers(fields.pairs())
 
     def on_finished(self) -> None:
-        expected = self.request.content_length
-        if expected is not None and expected != self.stream.bytes_received and self.error is None:
-            # RFC 9114 4.1.2: a body of another length than announced makes the message malformed.
-            self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
-            self._broken(StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False))
+        if not self.length_is_right():
             return
         if self._buffer is not None:
             self.request.body = Body(buffer=b"".join(self._buffer))
@@ -325,6 +324,15 @@ class Exchange:
             self._attempt(self._answer)
             return
         self.on_readable()
+
+    def length_is_right(self) -> bool:
+        """A body of another length than announced makes the message malformed (RFC 9114 4.1.2)."""
+        expected = self.request.content_length
+        if expected is None or expected == self.stream.bytes_received or self.error is not None:
+            return True
+        self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
+        self._broken(StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False))
+        return False
 
     def _answer(self) -> None:
         self.finish(self.call())
@@ -377,7 +385,7 @@ class Dispatcher:
         self.config = config
         self.router = router
         self.started = self.finished = self.failed = self.cancelled = self.rejected = self.blocking = 0
-        self.post: Callable[..., None] | None = None  # runs a function in the loop's thread
+        self.post: Callable[..., None] = self._no_loop  # runs a function in the loop's thread
         self.spawn: Callable[[Any], asyncio.Task[None]] = self._no_asyncio
         self._pool: HandlerThreads | None = None
         self._exchange_of = self.exchange_for
@@ -385,6 +393,10 @@ class Dispatcher:
         self._exact = router.exact
         self._queue_limit = config.max_response_queue_bytes
         self._log_all = config.access_log
+
+    @staticmethod
+    def _no_loop(*_: Any) -> None:
+        raise InvalidState("the server does not run")
 
     @staticmethod
     def _no_asyncio(coroutine: Any) -> asyncio.Task[None]:
@@ -396,7 +408,7 @@ class Dispatcher:
         self.started += 1
         arrived = time.monotonic() if self._log_all else 0.0
         fields = stream.fields
-        method = fields.method
+        method = fields.method or b""
         target = fields.path or b""
         path = target.partition(b"?")[0] if b"?" in target else target
         request = Request(stream, {}, NO_BODY)
@@ -415,7 +427,7 @@ class Dispatcher:
                     self._answer_options(response, match.allowed)
                     exchange.done()
                     return
-            self._admit(stream)
+            self.admit(stream)
             kind = route.kind
             if stream.receiving or kind > COROUTINE or kind == GENERATOR:
                 # A tunnel (CONNECT) has no end to wait for: its handler is called at once.
@@ -481,7 +493,12 @@ class Dispatcher:
         exchange: Exchange = stream.handler
         return exchange
 
-    def _admit(self, stream: Stream) -> None:
+    def add_own_fields(self, response: Response) -> None:
+        """Fields that every response has."""
+        response.add_pairs(self._own_fields)
+
+    def admit(self, stream: Stream) -> None:
+        """Raises what stands in the way of a request: the limits of its connection, its content-length."""
         config = self.config
         limit = config.max_active_requests_per_conn
         if limit and len(stream.http3.streams) >= limit:
@@ -564,8 +581,7 @@ class Dispatcher:
         self.blocking += 1
         if self._pool is None:
             self._pool = HandlerThreads(config.handler_threads)
-        assert self.post is not None
-        stream = ThreadStream(exchange, self.post, config.max_response_queue_bytes)
+        stream: Any = ThreadStream(exchange, self.post, config.max_response_queue_bytes)
         first = exchange.response
         exchange.thread = stream
         exchange.request.body = BlockingBody(stream, limit=config.max_request_body_size)
@@ -577,7 +593,6 @@ class Dispatcher:
 
     def _blocking(self, exchange: Exchange) -> None:
         """In a thread: calls the handler and does what it returns."""
-        assert self.post is not None
         error: BaseException | None = None
         try:
             exchange.response.finish_with(exchange.call())

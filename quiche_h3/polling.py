@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ._core.http3 import FieldSection, Stream
+from ._core.http3 import Stream
 from .body import Body
 from .config import ServerConfig
 from .errors import QuicheH3Error
@@ -34,15 +34,18 @@ class PolledExchange(Exchange):
     def on_readable(self) -> None:
         self._events.append(BodyEvent(self.request, self.response))
 
-    def on_trailers(self, fields: FieldSection) -> None:
-        super().on_trailers(fields)
-
     def on_finished(self) -> None:
-        self._events.append(FinishedEvent(self.request, self.response))
+        if self.length_is_right():
+            self._events.append(FinishedEvent(self.request, self.response))
+
+    def on_sent(self) -> None:
+        super().on_sent()
+        self.done()
 
     def _broken(self, error: QuicheH3Error) -> None:
         if self.error is None:
             super()._broken(error)
+            self.done(failed=True)
             self._events.append(FailedEvent(self.request, self.response, error))
 
 
@@ -60,6 +63,15 @@ class PollingDispatcher(Dispatcher):
         response = Response(
             request, stream, self._exchange_of, self.config.max_response_queue_bytes, head_only
         )
+        self.add_own_fields(response)
         exchange = PolledExchange(self, stream, request, response, self._events)
+        exchange.running = True
+        try:
+            self.admit(stream)
+        except QuicheH3Error as exc:
+            exchange.fail(exc)
+            return
         request.body = Body(exchange, limit=self.config.max_request_body_size)
         self._events.append(RequestEvent(request, response))
+        if not stream.receiving:
+            self._events.append(FinishedEvent(request, response))

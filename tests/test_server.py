@@ -1,4 +1,4 @@
-"""The server around its handlers: hooks, datagrams, connections, metrics, logs, addresses, and what is refused."""
+"""The server around its handlers: hooks, datagrams, connections, metrics, logs, addresses, refusals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from quiche_h3 import (
 
 @pytest.mark.parametrize("backend", ["auto", "asyncio"])
 def test_hooks(backend: str) -> None:
-    """Startup once bound, connect and close for each connection with what is known of it, shutdown at the end."""
+    """Startup once bound, connect and close with what is known of the connection, shutdown at the end."""
     server = make_server(event_backend=backend)
     calls: list[tuple[Any, ...]] = []
     server.get("/")(lambda: "hello")
