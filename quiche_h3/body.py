@@ -41,7 +41,7 @@ class Source(Protocol):
 
 
 class Body:
-    """A body that is read without waiting: the whole of it for plain handlers, what is there for generators."""
+    """A body read without waiting: the whole of it in plain handlers, what is there in generators."""
 
     __slots__ = ("_buffer", "_limit", "_source", "bytes_read")
 
@@ -58,7 +58,7 @@ class Body:
         return not self._buffer and (self._source is None or self._source.ended)
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes (-1: all) of what is there now; empty when there is nothing yet, or nothing more.
+        """Up to `size` bytes (-1: all) of what is there now; empty when there is none yet, or no more.
 
         A generator handler yields its `req.body` to wait until there is more to read or `ended` is true.
         Raises PayloadTooLarge beyond the limit, StreamReset or ConnectionClosed when the peer went away.
@@ -167,7 +167,7 @@ class AsyncBody(Body):
 
 
 class BlockingBody(Body):
-    """A body that is read from a thread of its own: every read waits. `Source` is one that blocks in `take`."""
+    """A body read from a thread of its own: every read waits. `Source` is one that blocks in `take`."""
 
     __slots__ = ()
 

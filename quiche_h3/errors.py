@@ -293,8 +293,8 @@ class ConnectionClosed(StreamingError, DatagramError):
 class ConnectError(QuicheH3Error, ConnectionError):
     """No connection could be made.
 
-    The text names the address and what failed: the host's name, the network, the server's certificate, the time
-    given. Where QUIC closed the connection, `__cause__` is its ConnectionClosed.
+    The text names the address and what failed: the host's name, the network, the server's certificate, the
+    time given. Where QUIC closed the connection, `__cause__` is its ConnectionClosed.
     """
 
 

@@ -16,7 +16,7 @@ Address = tuple[str, int]
 
 
 class Priority(NamedTuple):
-    """How the client ranks a response (RFC 9218 4): urgency 0 (first) to 7, and whether parts of it are of use."""
+    """How the client ranks a response (RFC 9218 4): urgency 0 (first) to 7, and whether parts are of use."""
 
     urgency: int = 3
     incremental: bool = False
@@ -46,7 +46,7 @@ class Request:
         self.params = params
         """The pattern's parameters, decoded."""
         self.body: Any = body
-        """The body: `Body` in plain and generator handlers, `AsyncBody` in async ones, `BlockingBody` in threads."""
+        """The body: `Body`; in async handlers `AsyncBody`, in blocking ones `BlockingBody`."""
         self.trailers: Headers | None = None
         """The fields after the body, once it was read to its end; None when there were none."""
         self.state: Any = None

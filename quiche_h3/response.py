@@ -171,10 +171,10 @@ class Response:
         return taken
 
     def write_all(self, data: Data) -> _Ready | Drain:
-        """Takes all of `data`: sends what can be sent now, keeps the rest (`bytes` by reference, not by copy).
+        """Takes all of `data`: sends what can be sent now, keeps the rest (`bytes` by reference, no copy).
 
-        In an async handler await the result, in a blocking one the call waits by itself. Elsewhere nothing can
-        wait: StreamBlocked is raised, and nothing taken, while `max_response_queue_bytes` or more still wait.
+        In an async handler await the result, in a blocking one the call waits by itself. Elsewhere nothing
+        can wait: StreamBlocked is raised, and nothing taken, while `max_response_queue_bytes` or more wait.
         """
         chunk = _as_bytes(data)
         self._start_body(chunk)
@@ -192,7 +192,7 @@ class Response:
         self._exchange(self).when_drained(callback)
 
     def end(self, final: Data | None = None) -> None:
-        """Ends the response, with a last piece of body if given. Its length is announced if it is the whole body."""
+        """Ends the response, with a last piece of body if given. The length of a whole body is announced."""
         if self.ended:
             raise ResponseEnded
         chunk = b"" if final is None else _as_bytes(final)
@@ -242,8 +242,8 @@ class Response:
     def send_file(self, path: str | os.PathLike[str], *, content_type: str | None = None) -> None:
         """Sends a file, read piece by piece as the client takes it. Knows Range, ETag and If-Modified-Since.
 
-        The path is the program's own: for names that come from requests use `Server.static()`. Raises NotFound,
-        Forbidden, and ServiceUnavailable beyond `max_active_downloads_per_conn`.
+        The path is the program's own: for names that come from requests use `Server.static()`. Raises
+        NotFound, Forbidden, and ServiceUnavailable beyond `max_active_downloads_per_conn`.
         """
         self._check_initial()
         request = self.request
@@ -271,7 +271,7 @@ class Response:
         self._exchange(self).produce(chunks)
 
     def send_h3_datagram(self, payload: bytes) -> None:
-        """Sends an HTTP datagram of this request (RFC 9297). Raises a DatagramError when it cannot be taken."""
+        """Sends an HTTP datagram of this request (RFC 9297). Raises a DatagramError if it cannot be taken."""
         self._stream.send_datagram(bytes(payload))
 
     # Other endings
@@ -349,7 +349,7 @@ class Response:
         self.end(body)
 
     def _has(self, name: bytes) -> bool:
-        for pair in self._headers:
+        for pair in self._headers:  # noqa: SIM110 - in C, any() would cost a generator
             if pair[0] == name:
                 return True
         return False

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from . import ev
@@ -88,7 +89,7 @@ class Server(Router):
     # Registration beyond routes
 
     def on_datagram(self, callback: D) -> D:
-        """Registers `callback(server, connection, payload)` for QUIC DATAGRAMs (RFC 9221). Also a decorator."""
+        """Decorator: `callback(server, connection, payload)` for each QUIC DATAGRAM (RFC 9221)."""
         self._on_datagram = callback
         return callback
 
@@ -113,7 +114,7 @@ class Server(Router):
         return callback
 
     def static(self, prefix: str, directory: str | os.PathLike[str], **options: Any) -> None:
-        """Serves the files of a directory under `prefix`. Options as of `files.StaticDirectory`, e.g. `index`."""
+        """Serves a directory's files under `prefix`. Options as of `files.StaticDirectory`, e.g. `index`."""
         files = StaticDirectory(directory, **options)
 
         def send(req: Request, res: Response) -> None:
@@ -163,7 +164,7 @@ class Server(Router):
         return [] if self._endpoint is None else list(self._endpoint.connections.values())
 
     def open(self) -> None:
-        """Checks the configuration, loads the certificate and binds. Raises ConfigError, with nothing bound."""
+        """Checks the configuration, loads the certificate, binds. Raises ConfigError, with nothing bound."""
         if self._endpoint is not None:
             raise InvalidState("a server runs once")
         self.config.validate()
@@ -171,7 +172,7 @@ class Server(Router):
             raise ConfigError("alpn_protocols", "only HTTP/3 is served", 'use ["h3"]')
         self.compile()
         if self.config.qlog_dir is not None:
-            os.makedirs(self.config.qlog_dir, exist_ok=True)
+            Path(self.config.qlog_dir).mkdir(parents=True, exist_ok=True)
         if self.config.enable_debug_logging:
             quiche_log.enable(self.config.debug_log_throttle)
         certificate = load_certificate(self.config)
@@ -191,8 +192,8 @@ class Server(Router):
     def run(self, loop: ev.Loop | None = None) -> None:
         """Serves until `stop()`, SIGINT or SIGTERM; then drains. A second signal stops at once.
 
-        `loop` is the program's own, with its own watchers. Where async handlers are registered the server runs in
-        an asyncio loop instead (uvloop if it is installed).
+        `loop` is the program's own, with its own watchers. Where async handlers are registered the server
+        runs in an asyncio loop instead (uvloop if it is installed).
         """
         endpoint = self._prepare()
         if self._wants_asyncio():
@@ -216,10 +217,10 @@ class Server(Router):
         """The endpoint, bound. Raises InvalidState when it is or was in use."""
         if self._endpoint is None:
             self.open()
-        assert self._endpoint is not None
-        if self._ended or self._driver is not None:
+        endpoint = self._endpoint
+        if endpoint is None or self._ended or self._driver is not None:
             raise InvalidState("a server runs once")
-        return self._endpoint
+        return endpoint
 
     def _wants_asyncio(self) -> bool:
         routes = self.routes()
@@ -250,7 +251,7 @@ class Server(Router):
             await driver.wait_closed()
 
     def start(self) -> Address:
-        """Serves in a background thread. Returns the address once it does; raises what on_startup hooks raise."""
+        """Serves in a background thread. Returns its address, or raises what on_startup hooks raise."""
         if self._thread is not None:
             raise InvalidState("the server was started already")
         self._prepare()
@@ -307,7 +308,7 @@ class Server(Router):
         self.stop()
 
     def call_soon_threadsafe(self, function: Callable[..., object], *args: Any) -> None:
-        """Calls a function in the server's loop, from any thread: the way to touch requests and connections."""
+        """Calls a function in the server's loop, from any thread, as requests and connections need it."""
         if self._driver is None:
             raise InvalidState("the server does not run")
         self._driver.post(function, *args)
@@ -315,15 +316,16 @@ class Server(Router):
     # Polling mode
 
     def next_event(self, timeout: float | None = None) -> Event | None:
-        """The next event, or None after `timeout` seconds (None: waits for ever) or when the server has stopped.
+        """The next event; None after `timeout` seconds (None: waits for ever) or when the server has stopped.
 
-        No handler is called in this mode: the program answers each RequestEvent through its response, all from
-        the one thread that polls. The first call binds, if `open()` was not called before.
+        No handler is called in this mode: the program answers each RequestEvent through its response, all
+        from the one thread that polls. The first call binds, if `open()` was not called before.
         """
         if self._events is None:
             self._begin_polling()
         events, driver = self._events, self._driver
-        assert events is not None
+        if events is None:
+            raise InvalidState("the server does not poll")
         deadline = None if timeout is None else time.monotonic() + timeout
         while not events and isinstance(driver, LibevDriver) and self._driver is not None:
             if self._stopped:
@@ -384,11 +386,11 @@ class Server(Router):
                 hook()
 
     def _release(self) -> None:
-        assert self._endpoint is not None
         self._ended = True
-        self._endpoint.drop_all()
-        for sock in self._endpoint.sockets:
-            sock.close()
+        if self._endpoint is not None:
+            self._endpoint.drop_all()
+            for sock in self._endpoint.sockets:
+                sock.close()
         self._dispatcher.close()
         if self._settings is not None:
             self._settings.close()
@@ -525,11 +527,11 @@ class Server(Router):
     # For programs
 
     def send_datagram(self, connection: Connection, payload: bytes) -> None:
-        """Sends a QUIC DATAGRAM. Raises WouldBlock, DatagramTooLarge, DatagramNotEnabled or ConnectionClosed."""
+        """Sends a QUIC DATAGRAM. Raises one of the DatagramErrors, or ConnectionClosed."""
         connection.context.send_datagram(payload)
 
     def export_metrics(self) -> dict[str, Any]:
-        """All counters: engine, connections, http3, handlers. See `quiche_h3.metrics` for each one's meaning."""
+        """All counters: engine, connections, http3, handlers. `quiche_h3.metrics` says what each means."""
         if self._endpoint is None:
             raise InvalidState("the server is not bound yet")
         endpoint, sockets = self._endpoint.counters()

@@ -33,7 +33,7 @@ class TokenKeys:
         return hmac.digest(self._retry_key, message, "sha256")[:_TAG_BYTES]
 
     def seal_retry(self, address: bytes, odcid: bytes, new_scid: bytes) -> bytes:
-        """A Retry token for the client at `address` (its raw IP and port), valid for the lifetime from now on."""
+        """A Retry token for the client at `address` (its raw IP and port), good for the lifetime from now."""
         expires = time.monotonic_ns() // 1_000_000 + self._lifetime_ms
         body = bytes([len(odcid)]) + odcid + expires.to_bytes(8, "big")
         return body + self._tag(address, new_scid, body)

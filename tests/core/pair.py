@@ -127,12 +127,18 @@ class App:
         self.goaways: list[int] = []
         self.datagrams: list[bytes] = []
         self.on_request: Callable[[Stream], object] = self.answer
+        self.instead: dict[str, Callable[..., object]] = {}  # replaces calls, by name
         self.keep = True
 
     def protocol(self, connection: Connection) -> Http3:
         http3 = Http3(connection, self, self.limits, self.counters, server=self.server)
         connection.context = http3
         return http3
+
+    def __getattribute__(self, name: str) -> Any:
+        return object.__getattribute__(self, "__dict__").get("instead", {}).get(
+            name
+        ) or super().__getattribute__(name)
 
     def connection_opened(self, connection: Connection) -> None:
         if self.keep:
@@ -142,9 +148,13 @@ class App:
         if self.keep:
             self.closed.append(connection)
 
-    def answer(self, stream: Stream) -> None:
+    def answer(self, stream: Stream, body: bytes = b"Hello") -> None:
         stream.send_headers(OK)
-        stream.enqueue(b"Hello", True)
+        stream.enqueue(body, True)
+
+    def answer_with(self, body: bytes) -> None:
+        """Every request gets this body."""
+        self.on_request = lambda stream: self.answer(stream, body)
 
     def listen(self, stream: Stream, *, read: bool = True) -> Handler:
         """A handler that writes down what happens to the stream."""
@@ -184,11 +194,15 @@ class Link:
     hook: Callable[[bytes, Address, Address], bool] | None = None  # False drops the packet
     sent: int = 0
     bytes_sent: int = 0
+    seen: list[tuple[float, bytes]] = field(default_factory=list)  # all that was sent, when `record` is set
+    record: bool = False
     queue: list[tuple[float, int, bytes, Address, Address]] = field(default_factory=list)
 
     def send(self, payload: bytes, source: Address, to: Address) -> None:
         self.sent += 1
         self.bytes_sent += len(payload)
+        if self.record:
+            self.seen.append((time.monotonic(), payload))
         if self.hook is not None and not self.hook(payload, source, to):
             return
         chance = self.random.random
@@ -287,6 +301,10 @@ class Pair:
             if not self.step() and not done():
                 self.wait(until)
 
+    def run_until_body(self, handler: Handler, size: int) -> None:
+        """Pumps until so much of the body has come."""
+        self.run(lambda: len(handler.body) >= size)
+
     def settle(self) -> None:
         """Pumps until both sides have nothing to do but to wait for a deadline."""
         while True:
@@ -358,7 +376,7 @@ def initial(
     size: int = 1200,
     rest: Sequence[int] | None = None,
 ) -> bytes:
-    """A long-header packet that looks like an Initial (RFC 9000 17.2.2) with a payload that cannot be decrypted."""
+    """A packet that looks like an Initial (RFC 9000 17.2.2), with a payload that cannot be decrypted."""
     head = b"\xc3" + version.to_bytes(4, "big") + bytes([len(dcid)]) + dcid + bytes([len(scid)]) + scid
     head += (0x4000 | len(token)).to_bytes(2, "big") + token
     left = max(0, size - len(head) - 2)

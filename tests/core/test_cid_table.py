@@ -8,7 +8,7 @@ from .pair import Pair
 
 
 def test_thousands_of_connections(pair: Pair) -> None:
-    """RFC 9000 5.2: while others come and go, growing and shrinking the table, every connection keeps its IDs."""
+    """RFC 9000 5.2: while others come and go, and the table grows and shrinks, connections keep their IDs."""
     rng = random.Random(8)
     alive = []
     for _ in range(400):

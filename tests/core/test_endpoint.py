@@ -45,11 +45,10 @@ def test_the_server_chooses_its_own_connection_ids(make_pair: MakePair) -> None:
     """RFC 9000 7.2: the server's source connection ID is random and as long as configured, 16 to 20 bytes."""
     for length in (16, 20):
         pair = make_pair(server={"connection_id_length": length})
-        seen: list[bytes] = []
-        pair.down.hook = lambda payload, *_, seen=seen: seen.append(payload) or True
+        pair.down.record = True
         pair.connect()
-        scid_at = 6 + seen[0][5]
-        assert seen[0][scid_at] == length
+        first = pair.down.seen[0][1]
+        assert first[6 + first[5]] == length
 
 
 def test_max_connections(make_pair: MakePair) -> None:
@@ -245,10 +244,7 @@ def test_nat_rebinding(make_pair: MakePair) -> None:
     """RFC 9000 9.3: twenty changes of the client's address in one transfer, and the transfer goes on."""
     pair = make_pair()
     body = random.Random(4).randbytes(8 << 20)
-    pair.server_app.on_request = lambda stream: (
-        stream.send_headers([(b":status", b"200")]),
-        stream.enqueue(body, True),
-    )
+    pair.server_app.answer_with(body)
     connection = pair.connect()
     handler = pair.request(connection)
     (accepted,) = pair.server_app.opened
@@ -256,8 +252,7 @@ def test_nat_rebinding(make_pair: MakePair) -> None:
         pair.nat = (f"192.0.2.{10 + i}", 6000 + i)
         connection.send_ping()  # whoever says nothing from there cannot be found there
         pair.run(lambda: accepted.peer_address == pair.nat)
-        goal = len(body) * (i + 1) // 22
-        pair.run(lambda goal=goal: len(handler.body) >= goal)
+        pair.run_until_body(handler, len(body) * (i + 1) // 22)
     pair.run(lambda: handler.finished)
     assert handler.body == body
     assert pair.counters()["migrations"] == 20
@@ -284,7 +279,7 @@ def test_close_codes_travel_both_ways(pair: Pair) -> None:
             accepted = pair.server_app.opened[-1]
             closing, other = (accepted, connection) if by_server else (connection, accepted)
             closing.close(code, reason, app=app)
-            pair.run(lambda closing=closing, other=other: closing.closed and other.closed)
+            pair.run(lambda: not pair.server.connections and not pair.client.connections)
             text = reason.encode() if isinstance(reason, str) else reason
             for side, remote in ((closing, False), (other, True)):
                 told = side.close_reason
@@ -359,9 +354,10 @@ def test_garbage_changes_nothing(pair: Pair) -> None:
     rng = random.Random(11)
     connection = pair.connect()
     recorded: list[bytes] = first_flight(pair)
-    pair.up.hook = lambda payload, *_: recorded.append(payload) or True
+    pair.up.record = True
     pair.fetch(connection)
     pair.connect()
+    recorded += [payload for _, payload in pair.up.seen]
     source = ("198.51.100.9", 9999)
     for _ in range(400):
         kind = rng.randrange(4)
@@ -389,10 +385,7 @@ def test_a_lossy_network(make_pair: MakePair) -> None:
     for link in (pair.up, pair.down):
         link.loss = link.reorder = link.duplicate = link.corrupt = 0.05
     body = random.Random(6).randbytes(300_000)
-    pair.server_app.on_request = lambda stream: (
-        stream.send_headers([(b":status", b"200")]),
-        stream.enqueue(body, True),
-    )
+    pair.server_app.answer_with(body)
     connection = pair.connect(timeout=20)
     handler = pair.request(connection)
     pair.run(lambda: handler.finished, timeout=20)

@@ -151,7 +151,7 @@ def test_interim_responses(pair: Pair) -> None:
     pair.server_app.on_request = answer
     handler = pair.fetch(pair.connect())
     assert [fields.pairs() for fields in handler.interim] == [[(b"link", b"</a>")], [(b"link", b"</b>")]]
-    assert (handler.status, handler.body) == (200, b"x")
+    assert (handler.status, bytes(handler.body)) == (200, b"x")
 
 
 def test_many_requests_at_once_on_one_connection(pair: Pair) -> None:
@@ -285,11 +285,13 @@ def test_an_upload_that_nobody_reads_stops_at_the_window(make_pair: MakePair) ->
 def test_a_small_window_stops_fields_too(make_pair: MakePair) -> None:
     """A field section that finds no stream credit is kept, with what follows it, until there is some."""
     pair = make_pair(client={"initial_max_stream_data_bidi_local": 600, "max_stream_window": 1024})
-    pair.server_app.on_request = lambda stream: (  # type: ignore[func-returns-value]
-        stream.send_headers([*OK, (b"x", b"a" * 500)]),
-        stream.enqueue(b"body" * 1000),
-        stream.finish([(b"t", b"b" * 400)]),
-    )
+
+    def answer(stream: Stream) -> None:
+        stream.send_headers([*OK, (b"x", b"a" * 500)])
+        stream.enqueue(b"body" * 1000)
+        stream.finish([(b"t", b"b" * 400)])
+
+    pair.server_app.on_request = answer
     handler = pair.fetch(pair.connect())
     assert handler.body == b"body" * 1000
     assert handler.trailers == [(b"t", b"b" * 400)]
@@ -354,11 +356,13 @@ def test_stop_sending_reaches_the_handler(pair: Pair) -> None:
 
 
 def test_an_early_answer_ends_the_upload(pair: Pair) -> None:
-    """RFC 9114 4.1: a server may answer before the body has come, and stop it. Nothing of it is a new request."""
-    pair.server_app.on_request = lambda stream: (  # type: ignore[func-returns-value]
-        stream.send_headers(OK, True),
-        stream.stop_receiving(0x100),
-    )
+    """RFC 9114 4.1: a server may answer before the body has come, and stop it; nothing of it is a request."""
+
+    def answer(stream: Stream) -> None:
+        stream.send_headers(OK, True)
+        stream.stop_receiving(0x100)
+
+    pair.server_app.on_request = answer
     connection = pair.connect()
     handler = pair.request(connection, get(method=b"POST"), bytes(3_000_000), trailers=[(b"a", b"b")])
     pair.run(lambda: handler.over and bool(handler.stop_codes))
@@ -370,13 +374,14 @@ def test_an_early_answer_ends_the_upload(pair: Pair) -> None:
 
 
 def test_cancelled_streams_give_their_credit_back(pair: Pair) -> None:
-    """RFC 9000 4.6: a thousand downloads cancelled in any way do not stop the connection, and leave nothing."""
+    """RFC 9000 4.6: a thousand downloads cancelled in any way leave nothing and stop nothing."""
     body = bytes(100_000)
-    pair.server_app.on_request = lambda stream: (  # type: ignore[func-returns-value]
-        pair.server_app.listen(stream),
-        stream.send_headers(OK),
-        stream.enqueue(body, True),
-    )
+
+    def answer(stream: Stream) -> None:
+        pair.server_app.listen(stream)
+        pair.server_app.answer(stream, body)
+
+    pair.server_app.on_request = answer
     connection = pair.connect()
     for i in range(1000):
         handler = pair.request(connection, get(method=b"POST"), b"" if i % 2 else None, read=False)
@@ -633,7 +638,7 @@ WELL_FORMED: list[Pairs] = [
 
 
 def test_malformed_requests_never_reach_a_handler(pair: Pair) -> None:
-    """RFC 9114 4.1.2, 4.2, 4.3, 10.3: each is refused for itself; the connection and the next request live on."""
+    """RFC 9114 4.1.2, 4.2, 4.3, 10.3: each is refused for itself, the connection lives on."""
     assert len(MALFORMED) >= 60
     connection = pair.connect()
     for i, pairs in enumerate(MALFORMED):
@@ -661,7 +666,7 @@ def test_a_refused_request_has_no_fields(pair: Pair) -> None:
         seen.append((f.method, f.path, f.scheme, f.authority, f.protocol, f.status, f.pairs()))
         stream.send_headers([(b":status", b"400")], True)
 
-    pair.server_app.refused = refused  # type: ignore[method-assign]
+    pair.server_app.instead["refused"] = refused
     pair.fetch(pair.connect(), [*get(), (b"host", b"x"), (b"a b", b"b")])
     assert seen == [(None, None, None, None, None, 0, [])]
 
@@ -747,9 +752,13 @@ def test_datagrams_both_ways(pair: Pair) -> None:
     connection.context.send_datagram(b"")
     with pytest.raises(DatagramTooLarge):
         connection.context.send_datagram(bytes(65_000))
-    with pytest.raises(WouldBlock):
-        for _ in range(100_000):
+    full = False
+    for _ in range(1000):
+        try:
             connection.context.send_datagram(b"x")
+        except WouldBlock:
+            full = True
+    assert full
 
 
 def test_http_datagrams_carry_their_stream(pair: Pair) -> None:
@@ -846,14 +855,14 @@ def test_an_application_that_raises(pair: Pair, caplog: pytest.LogCaptureFixture
     """Every call of the application may raise: it is logged, and the server goes on."""
     app = pair.server_app
     for name in ("connection_opened", "connection_closed", "datagram"):
-        setattr(app, name, boom)
+        app.instead[name] = boom
     connection = pair.connect()
     connection.context.send_datagram(b"x")
     app.on_request = boom
     assert pair.fetch(connection).reset_codes == [INTERNAL_ERROR]
-    pair.server_app.refused = boom  # type: ignore[method-assign]
+    pair.server_app.instead["refused"] = boom
     assert pair.fetch(connection, changed(path=None)).reset_codes == [INTERNAL_ERROR]
-    pair.client_app.goaway = boom  # type: ignore[method-assign]
+    pair.client_app.instead["goaway"] = boom
     (accepted,) = pair.server.connections.values()
     accepted.context.goaway()
     pair.settle()
@@ -866,7 +875,7 @@ def test_an_application_that_raises(pair: Pair, caplog: pytest.LogCaptureFixture
 
 def test_no_protocol_no_connection(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     """A protocol that cannot be started closes its connection with H3_INTERNAL_ERROR."""
-    pair.server_app.protocol = boom  # type: ignore[assignment,method-assign]
+    pair.server_app.instead["protocol"] = boom
     connection = pair.client.connect(0, ("192.0.2.1", 443), "localhost")
     pair.run(lambda: connection.closed)
     assert connection.close_reason is not None
@@ -899,10 +908,10 @@ def test_a_callback_may_close_its_connection(pair: Pair, name: str) -> None:
     echo(pair)
     server, client = pair.server_app, pair.client_app
     if name == "opened":
-        server.connection_opened = lambda c: c.close(5)  # type: ignore[method-assign]
+        server.instead["connection_opened"] = lambda c: c.close(5)
         client.keep = False
     elif name == "datagram":
-        server.datagram = lambda c, payload: c.close(5)  # type: ignore[method-assign]
+        server.instead["datagram"] = lambda c, payload: c.close(5)
     elif name == "request":
         server.on_request = lambda stream: stream.connection.close(5)
     connection = pair.client.connect(0, ("192.0.2.1", 443), "localhost")
@@ -951,7 +960,7 @@ def test_a_close_callback_may_touch_the_others(pair: Pair) -> None:
             if not stream.connection_closed and stream.sending:
                 stream.send_headers(OK, True)
 
-    pair.server_app.connection_closed = tell_the_others  # type: ignore[method-assign]
+    pair.server_app.instead["connection_closed"] = tell_the_others
     connections[2].close()
     pair.run(lambda: all(handler.over for handler in handlers))
     assert sum(handler.finished for handler in handlers) == 4
@@ -960,7 +969,7 @@ def test_a_close_callback_may_touch_the_others(pair: Pair) -> None:
         for connection in list(pair.server.connections.values()):
             connection.close(9)
 
-    pair.server_app.connection_closed = close_the_others  # type: ignore[method-assign]
+    pair.server_app.instead["connection_closed"] = close_the_others
     connections[0].close(9)
     pair.run(lambda: not pair.server.connections and not pair.client.connections)
     assert {c.close_reason.code for c in connections if c.close_reason} == {9, 0x100}

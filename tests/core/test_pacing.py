@@ -9,24 +9,20 @@ import pytest
 
 from quiche_h3._core.http3 import Stream
 
-from .pair import OK, Pair
+from .pair import Pair
 
 MakePair = Callable[..., Pair]
 
 
 def departures(pair: Pair, size: int) -> list[tuple[float, int]]:
     """When how many bytes left the server during a download."""
-    pair.server_app.on_request = lambda stream: (  # type: ignore[func-returns-value]
-        stream.send_headers(OK),
-        stream.enqueue(bytes(size), True),
-    )
+    pair.server_app.answer_with(bytes(size))
     connection = pair.connect()
     handler = pair.request(connection)
-    times: list[tuple[float, int]] = []
-    pair.down.hook = lambda payload, *_: times.append((time.monotonic(), len(payload))) or True  # type: ignore[func-returns-value]
+    pair.down.record = True
     pair.run(lambda: handler.finished, timeout=20)
     assert len(handler.body) == size
-    return times
+    return [(at, len(payload)) for at, payload in pair.down.seen]
 
 
 def bursts(times: list[tuple[float, int]], gap: float) -> list[int]:
@@ -83,10 +79,7 @@ def test_the_close_is_not_paced(make_pair: MakePair) -> None:
     """RFC 9000 10.2: CONNECTION_CLOSE leaves at once, whatever waits for its time."""
     pair = make_pair(server={"cc_algorithm": "bbr2_gcongestion", "initial_congestion_window_packets": 100})
     pair.up.delay = pair.down.delay = 0.05
-    pair.server_app.on_request = lambda stream: (  # type: ignore[func-returns-value]
-        stream.send_headers(OK),
-        stream.enqueue(bytes(1_000_000), True),
-    )
+    pair.server_app.answer_with(bytes(1_000_000))
     connection = pair.connect()
     pair.request(connection)
     accepted = pair.server_app.opened[0]

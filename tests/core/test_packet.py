@@ -59,7 +59,7 @@ V1 = b"\xc3\0\0\0\1"
     ],
 )
 def test_each_packet_moves_its_counter(pair: Pair, payload: bytes, expected: str) -> None:
-    """RFC 9000 5.2.2 and 14.1: every packet that belongs to no connection is dropped or answered, and counted."""
+    """RFC 9000 5.2.2 and 14.1: a packet of no connection is dropped or answered, and counted."""
     assert sorted(outcome(pair, payload).split(",")) == sorted(expected.split(","))
     assert not pair.server.connections
 
