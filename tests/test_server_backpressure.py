@@ -18,7 +18,7 @@ class Producer:
     """Handlers of each style that send a large body in chunks and count what they were let go."""
 
     CHUNK = bytes(32 * KIB)
-    COUNT = 1024
+    COUNT = 256
 
     def __init__(self) -> None:
         self.produced = 0

@@ -538,6 +538,7 @@ def test_second_cancellation_stops_at_once() -> None:
 # Nothing is left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["plain", "async", "blocking"])
 def test_fifty_servers_leave_nothing(style: str) -> None:
     """After fifty servers there are the threads, descriptors and objects of one."""
