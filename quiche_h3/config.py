@@ -104,7 +104,7 @@ class TransportConfig:
         16 * MIB, "bytes", 4 * KIB, _WINDOW, "The most that a connection's receive window grows to."
     )
     max_stream_window: int = integer(
-        8 * MIB, "bytes", KIB, _WINDOW, "The most that a stream's receive window grows to."
+        4 * MIB, "bytes", KIB, _WINDOW, "The most that a stream's receive window grows to."
     )
     max_recv_udp_payload_size: int = integer(
         _UDP_MAX, "bytes", _UDP_MIN, _UDP_MAX, "The largest UDP payload we take, told to the peer."
