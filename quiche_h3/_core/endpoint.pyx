@@ -661,9 +661,10 @@ cdef class Endpoint:
         """Keeps one packet for later. False when memory is out: to QUIC the packet is lost."""
         if c.held == NULL:
             c.held = <uint8_t *>malloc(UDP_MAX_PAYLOAD)
+        if c.held_info == NULL:
             c.held_info = <quiche_send_info *>malloc(sizeof(quiche_send_info))
-            if c.held == NULL or c.held_info == NULL:
-                return False
+        if c.held == NULL or c.held_info == NULL:
+            return False
         memcpy(c.held, packet, n)
         c.held_len = n
         c.held_info[0] = info[0]
@@ -749,6 +750,9 @@ cdef class Endpoint:
                 udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
                 total += used
                 used = 0
+                out = udp.reserve(u)
+                if out == NULL:
+                    return FLUSH_BLOCKED
                 continue
             used += written
         if used:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from itertools import pairwise
 
 from .pair import Pair, initial
 
@@ -39,9 +38,9 @@ def test_connections_expire_in_their_order(make_pair: Callable[..., Pair]) -> No
     pair.run(lambda: not pair.client.connections, timeout=3)
     closed = pair.client_app.closed
     positions = {connection.id: i for i, connection in enumerate(order)}
-    late = sum(positions[a.id] > positions[b.id] for a, b in pairwise(closed))
     assert len(closed) == 60
-    assert late <= 6  # neighbours may expire in one turn
+    displaced = [abs(positions[connection.id] - i) for i, connection in enumerate(closed)]
+    assert max(displaced) <= 15  # neighbours may expire in one turn
 
 
 def test_the_deadline_is_kept(make_pair: Callable[..., Pair]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -128,3 +129,25 @@ def test_a_kept_stream_keeps_no_c_state(pair: Pair) -> None:
     assert stream.connection.closed
     with pytest.raises(Exception, match="connection closed"):
         stream.enqueue(b"x")
+
+
+def test_everything_may_go_at_once(make_pair: Callable[..., Pair]) -> None:
+    """A cycle of endpoint, connections, streams and handlers is freed by the collector in any order."""
+    before = alive()
+    for keep in (None, "stream", "connection", "http3"):
+        pair = make_pair()
+        pair.server_app.on_request = pair.server_app.listen
+        connection = pair.connect()
+        handler = pair.request(connection, get(method=b"POST"), bytes(500_000), read=False)
+        pair.settle()
+        kept = {"stream": pair.server_app.requests[0], "connection": connection, "http3": connection.context}
+        last = kept.get(keep or "")
+        kept.clear()
+        pair.__dict__.clear()
+        del pair, connection, handler
+        gc.collect()
+        if isinstance(last, Stream):
+            assert last.recv(0) == b""
+        assert repr(last)
+        del last
+    assert alive() == before
