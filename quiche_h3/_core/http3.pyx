@@ -42,6 +42,7 @@ cdef enum:
     CANCELLED = 0x10C       # H3_REQUEST_CANCELLED
     EVENTS_PER_TURN = 256
     DATAGRAMS_PER_TURN = 1024
+    WRITABLE_PER_TURN = 4096
     MAX_HEADERS_OUT = 256
     SCRATCH = 65536
 
@@ -167,18 +168,25 @@ cdef class Http3(Protocol):
     cdef bint service(self) except -1:
         cdef quiche_h3_event *event = NULL
         cdef int64_t stream_id
+        cdef int64_t writable[WRITABLE_PER_TURN]
+        cdef int i, count = 0
         cdef int left = EVENTS_PER_TURN
         cdef bint more
         cdef uint64_t code
         cdef Stream stream
         if self.h3 == NULL:
             return False
-        for _ in range(4096):
-            # Every id is touched, known or not: a stream that the peer stopped is collected only then. And before
-            # anything is read: reading the last of a stopped stream collects it, and nobody would be told.
+        # First all ids, then the streams: the write of nothing below makes its stream writable anew.
+        while count < WRITABLE_PER_TURN:
             stream_id = quiche_conn_stream_writable_next(self.connection.c.quic)
             if stream_id < 0:
                 break
+            writable[count] = stream_id
+            count += 1
+        for i in range(count):
+            # Every id is touched, known or not: a stream that the peer stopped is collected only then. And before
+            # anything is read: reading the last of a stopped stream collects it, and nobody would be told.
+            stream_id = writable[i]
             stream = self.streams.get(stream_id)
             try:
                 if stream is None or not stream.sending:
@@ -541,7 +549,9 @@ cdef class Stream:
 
     def stop_receiving(self, uint64_t code=0x100):
         """Tells the peer that the rest of its body is not wanted (STOP_SENDING)."""
-        if self.http3.h3 != NULL and self.receiving:
+        if self.id == <uint64_t>-1:  # not sent yet: then it never need be
+            self.reset(code)
+        elif self.http3.h3 != NULL and self.receiving:
             self.receiving = False
             self.broken = True
             quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_READ, code)
