@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,38 @@ def machine() -> dict[str, Any]:
         "processors": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.release()}",
     }
+
+
+def markdown(summaries: Sequence[Summary]) -> str:
+    """The tables of docs/performance.md."""
+    busy = [summary for summary in summaries if summary.case != "idle"]
+    names = list(dict.fromkeys(name for summary in summaries for name in summary.servers))
+    reference = names[0]
+
+    def rows(chosen: Sequence[Summary], cell: Callable[[dict[str, float]], str]) -> Iterator[list[str]]:
+        for s in chosen:
+            yield [s.title, *(cell(s.servers[name]) if name in s.servers else "–" for name in names)]
+
+    ratios = [
+        [f"{row[0]}: {number(s.servers[reference]['cpu_us'])} µs/{s.unit}", *row[1:]]
+        for s, row in zip(busy, rows(busy, lambda m: f"{m['ratio']:.2f}"), strict=True)
+    ]
+    small = [summary for summary in busy if summary.unit == "request"]
+    latency = rows(small, lambda m: " / ".join(number(m[k] / 1000) for k in ("p50_us", "p99_us", "p999_us")))
+    idle = {s.case: s for s in summaries}.get("idle")
+    memory: list[list[str]] = []
+    for key, title in (("connection_kib", "KiB an idle connection"), ("start_mib", "MiB at start")):
+        memory += [[title, *(number(m[key]) for m in idle.servers.values())]] if idle else []
+    return "\n\n".join(
+        "\n".join(f"| {' | '.join(row)} |" for row in [[head, *names], ["---"] * (len(names) + 1), *body])
+        for head, body in (
+            (f"CPU time, × {reference}", ratios),
+            ("p50 / p99 / p99.9 in ms", list(latency)),
+            ("memory", memory),
+        )
+    )
+
+
+if __name__ == "__main__":  # the tables of a result that was written with --json
+    result = json.loads(Path(sys.argv[1]).read_text())
+    print(markdown([Summary(**summary) for summary in result["summary"]]))
