@@ -9,7 +9,8 @@ from .body import Body
 from .config import ServerConfig
 from .errors import QuicheH3Error
 from .events import BodyEvent, Event, FailedEvent, FinishedEvent, RequestEvent
-from .handlers import Dispatcher, Exchange
+from .exchange import Exchange
+from .handlers import Dispatcher
 from .request import Request
 from .response import Response
 from .routing import Router

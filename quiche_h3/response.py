@@ -23,7 +23,7 @@ from .headers import Pair, encode_header
 
 if TYPE_CHECKING:
     from ._core.http3 import Stream
-    from .handlers import Exchange
+    from .exchange import Exchange
     from .request import Request
 
 Data = str | bytes | bytearray | memoryview
