@@ -4,8 +4,9 @@
 - `quiche_h3.access`: one line per request, when `access_log` is on.
 - `quiche_h3.quic`: quiche's own debug log, when `enable_debug_logging` is on.
 
-Importing the library adds a handler that does nothing, and changes nothing else: where lines go is the
-program's choice. `setup_logging()` is such a choice, made by the command line.
+Importing the library adds no handler: where lines go is the program's choice, and until it chooses, `logging`
+itself prints warnings and errors to stderr: a handler's traceback is never lost. `setup_logging()` is such a
+choice, made by the command line.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ TRACE: Final = 5
 logger: Final = logging.getLogger("quiche_h3")
 access_logger: Final = logging.getLogger("quiche_h3.access")
 quic_logger: Final = logging.getLogger("quiche_h3.quic")
-
-logger.addHandler(logging.NullHandler())
 
 _LEVELS: Final = {
     LogLevel.ERROR: logging.ERROR,
