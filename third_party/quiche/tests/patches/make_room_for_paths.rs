@@ -78,3 +78,24 @@ fn sent_again_at_once_under_cubic() {
 fn sent_again_at_once_under_bbr2() {
     resent_after_change(CongestionControlAlgorithm::Bbr2Gcongestion);
 }
+
+#[test]
+fn flood_of_addresses() {
+    let mut pair = Pair::established();
+    let mut next = 10;
+    issue_connection_ids(&mut pair.client, &mut next);
+    pair.settle();
+    while pair.server.path_event_next().is_some() {}
+    for port in 3000..3500 {
+        pair.client.stream_send(0, b"x", false).unwrap();
+        let from = format!("127.0.0.1:{port}").parse().unwrap();
+        for mut packet in flight(&mut pair.client) {
+            let _ = pair.server.recv(&mut packet, RecvInfo { from, to: SERVER.parse().unwrap() });
+        }
+    }
+    let mut events = 0;
+    while pair.server.path_event_next().is_some() {
+        events += 1;
+    }
+    assert!(events < 20, "{events} events for 500 addresses that never answered");
+}
