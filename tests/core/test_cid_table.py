@@ -16,7 +16,7 @@ def test_thousands_of_connections(pair: Pair) -> None:
         if len(alive) > 40 and rng.random() < 0.5:
             alive.pop(rng.randrange(len(alive))).close()
     pair.run(lambda: len(pair.server.connections) == len(alive))
-    assert pair.counters()["cids"] == 9 * len(alive)
+    pair.run(lambda: pair.counters()["cids"] == 9 * len(alive))
     for connection in alive:
         connection.send_ping()
     pair.run(lambda: all(c.stats()["packets_received"] > 0 for c in alive))
@@ -47,5 +47,5 @@ def test_a_connection_answers_to_each_of_its_ids(pair: Pair) -> None:
         connection.send_ping()
         pair.run(lambda: accepted.peer_address == pair.nat)
     assert pair.fetch(connection).body == b"Hello"
-    assert 8 <= pair.counters()["cids"] <= 9
+    pair.run(lambda: pair.counters()["cids"] == 9)
     assert pair.counters()["unknown_dropped"] == 0
