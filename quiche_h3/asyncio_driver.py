@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +45,7 @@ class AsyncioDriver(Driver):
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
         self.loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._timer: asyncio.TimerHandle | None = None
         self._soon: asyncio.Handle | None = None
         self._stopped = self.loop.create_future()
@@ -86,7 +88,9 @@ class AsyncioDriver(Driver):
         return task
 
     def soon(self) -> None:
-        if self._soon is None:
+        if threading.get_ident() != self._thread:  # a connection was closed from another thread
+            self.loop.call_soon_threadsafe(self.soon)
+        elif self._soon is None:
             self._soon = self.loop.call_soon(self._soon_fired)
 
     def _soon_fired(self) -> None:

@@ -16,6 +16,7 @@ from aioquic.quic.events import DatagramFrameReceived, QuicEvent
 from interop.aioquic_peer import AioquicClient, PeerClosed, open_client
 from server_support import client_of, logged, make_server, talk, until
 
+import quiche_h3
 from quiche_h3 import (
     ConfigError,
     Connection,
@@ -567,3 +568,40 @@ def test_server_logs_where_it_serves() -> None:
     with logged(level=logging.INFO) as records, server.running() as address:
         pass
     assert f"serving HTTP/3 on {address.url}" in [r.getMessage() for r in records]
+
+
+def test_connections_may_be_asked_from_other_threads() -> None:
+    """docs/architecture.md, Threads: statistics, names and close() wait for the passes without the GIL."""
+    body = b"x" * (2 << 20)
+    server = make_server()
+    server.get("/large")(lambda: body)
+    asked = 0
+    stop = threading.Event()
+
+    def ask() -> None:
+        nonlocal asked
+        while not stop.is_set():
+            server.export_metrics()
+            for connection in server.connections:
+                asked += bool(connection.stats()) and connection.alpn == "h3"
+
+    with server.running() as address, quiche_h3.connect(address.url, verify=False) as client:
+        askers = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in askers:
+            thread.start()
+        for _ in range(4):
+            assert len(client.get("/large").read_all()) == len(body)
+        stop.set()
+        for thread in askers:
+            thread.join()
+        (connection,) = server.connections
+        connection.close(0x123, "enough")
+
+        def fetch() -> None:
+            for _ in range(1000):
+                client.get("/large").read_all()
+
+        with pytest.raises(ConnectionClosed) as caught:
+            fetch()
+        assert caught.value.code == 0x123
+    assert asked > 10

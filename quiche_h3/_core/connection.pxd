@@ -56,8 +56,16 @@ cdef class Protocol:
     cdef int closed(self) except -1
 
 
+cdef class Gate:
+    """Keeps other threads from quiche while the loop's thread works on it without the GIL."""
+
+    cdef bint shut              # changed by the loop's thread alone, with the GIL
+    cdef int wait(self) except -1
+
+
 cdef class Connection:
     cdef conn_t c
+    cdef Gate gate              # the endpoint's
     cdef object __weakref__
     cdef object _endpoint
     cdef EngineSettings settings
@@ -66,5 +74,6 @@ cdef class Connection:
     cdef public object state
     cdef public object context
     cdef object _close_reason
+    cdef quiche_conn *quic(self) except? NULL
     cdef int release(self) except -1
     cdef void touch(self)

@@ -1,5 +1,7 @@
 """A QUIC connection: what the application sees of it, and the owner of its C state."""
 
+import time
+
 from libc.stdlib cimport free
 from libc.string cimport memset
 from quiche_h3._core.libquiche cimport *
@@ -13,6 +15,13 @@ cdef class Protocol:
         return False
 
     cdef int closed(self) except -1:
+        return 0
+
+
+cdef class Gate:
+    cdef int wait(self) except -1:
+        while self.shut:
+            time.sleep(0.00005)
         return 0
 
 
@@ -32,6 +41,12 @@ cdef class Connection:
             self.c.quic = NULL
         free(self.c.held)
         free(self.c.held_info)
+
+    cdef quiche_conn *quic(self) except? NULL:
+        """The connection's C state, safe to use until the GIL is given up; NULL once it is gone."""
+        if self.gate is not None and self.gate.shut:
+            self.gate.wait()
+        return self.c.quic
 
     cdef int release(self) except -1:
         """Frees the C state, HTTP/3 first. Called once by the endpoint when the connection is closed."""
@@ -61,7 +76,7 @@ cdef class Connection:
     @property
     def draining(self):
         """CONNECTION_CLOSE was sent or received: no more data flows (RFC 9000 10.2). True for a closed one too."""
-        return self.c.quic == NULL or quiche_conn_is_draining(self.c.quic)
+        return self.quic() == NULL or quiche_conn_is_draining(self.c.quic)
 
     @property
     def established(self):
@@ -83,7 +98,7 @@ cdef class Connection:
         """The application protocol that was negotiated, e.g. ``"h3"``; empty before the handshake."""
         cdef const uint8_t *p = NULL
         cdef size_t n = 0
-        if self.c.quic == NULL:
+        if self.quic() == NULL:
             return ""
         quiche_conn_application_proto(self.c.quic, &p, &n)
         return p[:n].decode("ascii", "replace") if n else ""
@@ -93,7 +108,7 @@ cdef class Connection:
         """The name the client asked for (SNI), or an empty string."""
         cdef const uint8_t *p = NULL
         cdef size_t n = 0
-        if self.c.quic == NULL:
+        if self.quic() == NULL:
             return ""
         quiche_conn_server_name(self.c.quic, &p, &n)
         return p[:n].decode("utf-8", "replace") if n else ""
@@ -103,7 +118,7 @@ cdef class Connection:
         """The peer's leaf certificate as DER bytes, or None."""
         cdef const uint8_t *p = NULL
         cdef size_t n = 0
-        if self.c.quic == NULL:
+        if self.quic() == NULL:
             return None
         quiche_conn_peer_cert(self.c.quic, &p, &n)
         return p[:n] if n else None
@@ -111,12 +126,12 @@ cdef class Connection:
     @property
     def resumed(self):
         """The TLS session was resumed from an earlier one."""
-        return self.c.quic != NULL and quiche_conn_is_resumed(self.c.quic)
+        return self.quic() != NULL and quiche_conn_is_resumed(self.c.quic)
 
     @property
     def in_early_data(self):
         """The handshake is not complete and 0-RTT data is being exchanged."""
-        return self.c.quic != NULL and quiche_conn_is_in_early_data(self.c.quic)
+        return self.quic() != NULL and quiche_conn_is_in_early_data(self.c.quic)
 
     @property
     def close_reason(self):
@@ -125,7 +140,7 @@ cdef class Connection:
         cdef uint64_t code = 0
         cdef const uint8_t *reason = NULL
         cdef size_t n = 0
-        if self.c.quic == NULL:
+        if self.quic() == NULL:
             return self._close_reason
         if quiche_conn_peer_error(self.c.quic, &app, &code, &reason, &n):
             return ConnectionClosed(bool(app), code, reason[:n] if n else b"", True)
@@ -147,7 +162,7 @@ cdef class Connection:
             raise ValueError("an error code is at least 0 and below 2**62")
         if len(text) > 1000:
             raise ValueError("a close reason has at most 1,000 bytes")
-        if self.c.quic == NULL:
+        if self.quic() == NULL:
             return
         rc = quiche_conn_close(self.c.quic, app, code, <const uint8_t *>text, len(text))
         if rc != QUICHE_ERR_DONE:
@@ -157,7 +172,7 @@ cdef class Connection:
 
     def send_ping(self):
         """Sends an ack-eliciting packet, which keeps an idle connection alive."""
-        if self.c.quic != NULL:
+        if self.quic() != NULL:
             quiche_conn_send_ack_eliciting(self.c.quic)
             self.touch()
 
@@ -165,7 +180,7 @@ cdef class Connection:
         """Packet, byte, loss, path and reset counters of the connection (RTTs in seconds). Empty once it is gone."""
         cdef quiche_stats s
         cdef quiche_path_stats p
-        if self.c.quic == NULL:
+        if self.quic() == NULL:
             return {}
         quiche_conn_stats(self.c.quic, &s)
         out = {

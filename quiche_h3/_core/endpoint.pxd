@@ -1,5 +1,5 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from quiche_h3._core.connection cimport Connection, conn_t, deadlines
+from quiche_h3._core.connection cimport Connection, Gate, conn_t, deadlines
 from quiche_h3._core.libquiche cimport quiche_send_info
 from quiche_h3._core.settings cimport EngineSettings
 from quiche_h3._core.udp cimport UdpSocket, udp_message, udp_socket
@@ -68,6 +68,7 @@ cdef struct engine_counters:
 
 cdef class Endpoint:
     cdef EngineSettings settings
+    cdef Gate gate                      # shut while a pass without the GIL runs
     cdef readonly object app
     cdef readonly list sockets
     cdef udp_socket *raw_sockets[16]    # the same, for the loops without the GIL

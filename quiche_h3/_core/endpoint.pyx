@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memcpy, memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
 from quiche_h3._core.connection cimport (
-    DEADLINE_NONE, deadlines_next, deadlines_remove, deadlines_set, issued_cid,
+    DEADLINE_NONE, Gate, deadlines_next, deadlines_remove, deadlines_set, issued_cid,
 )
 from quiche_h3._core.libc_net cimport sockaddr, sockaddr_in, sockaddr_storage, socklen_t, ssize_t, timespec
 from quiche_h3._core.libquiche cimport *
@@ -81,6 +81,7 @@ cdef class Endpoint:
         if not cid_table_init(&self.table, key):
             raise MemoryError("no memory for the connection table")
         self.settings = settings
+        self.gate = Gate()
         self.app = app
         self.server = server
         self.wake = wake
@@ -126,16 +127,20 @@ cdef class Endpoint:
         cdef udp_message m
         cdef int i, n, batches
         self.now = monotonic()
-        with nogil:
-            for batches in range(RECEIVE_BATCHES):
-                n = udp.receive(u)
-                for i in range(n):
-                    if udp.received_message(u, i, &m):
-                        self.receive_message(u, &m)
-                if n < <int>u.batch:
-                    break
-            else:
-                n = -1
+        self.gate.shut = True
+        try:
+            with nogil:
+                for batches in range(RECEIVE_BATCHES):
+                    n = udp.receive(u)
+                    for i in range(n):
+                        if udp.received_message(u, i, &m):
+                            self.receive_message(u, &m)
+                    if n < <int>u.batch:
+                        break
+                else:
+                    n = -1
+        finally:
+            self.gate.shut = False
         return n < 0
 
     def receive_udp_payload(self, int index, bytes payload, peer, local=None):
@@ -169,6 +174,7 @@ cdef class Endpoint:
     cdef int receive_packet(self, udp_socket *u, udp_message *m, uint8_t *data, size_t n) except -1 nogil:
         cdef packet_header h
         cdef conn_t *c
+        cdef bint shut
         cdef quiche_recv_info info
         if not packet_parse(data, n, self.settings.connection_id_length, &h):
             self.n.malformed_dropped += 1
@@ -176,10 +182,13 @@ cdef class Endpoint:
         c = <conn_t *>cid_table_get(&self.table, h.dcid, h.dcid_len)
         if c == NULL:
             with gil:
+                shut, self.gate.shut = self.gate.shut, False
                 try:
                     c = self.unknown(u, m, &h, n)
                 except Exception as error:
                     self.caught(error, "a packet of no known connection")
+                finally:
+                    self.gate.shut = shut
             if c == NULL:
                 return 0
         info.from_ = <sockaddr *>&m.peer
@@ -382,6 +391,7 @@ cdef class Endpoint:
         cdef const uint8_t *trace = NULL
         cdef size_t trace_len = 0
         conn._endpoint = self
+        conn.gate = self.gate
         conn.settings = self.settings
         conn.id = self.next_id
         self.next_id += 1
@@ -445,6 +455,7 @@ cdef class Endpoint:
                 c = c.next_dirty
             head = self.dirty_head
             self.dirty_head = self.dirty_tail = NULL
+            self.gate.shut = True
             with nogil:
                 c = head
                 while c != NULL:
@@ -452,6 +463,7 @@ cdef class Endpoint:
                     c = c.next_dirty
                 for i in range(self.socket_count):
                     udp.flush(self.raw_sockets[i])
+            self.gate.shut = False
             c = head
             while c != NULL:
                 next_c = c.next_dirty

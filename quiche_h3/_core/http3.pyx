@@ -295,7 +295,7 @@ cdef class Http3(Protocol):
         elif kind == QUICHE_H3_EVENT_DATA:
             if stream.handler is not None:
                 stream.handler.on_readable()
-        elif kind == QUICHE_H3_EVENT_FINISHED:
+        elif kind == QUICHE_H3_EVENT_FINISHED and stream.receiving:  # else it was told with the field section
             stream.receiving = False
             if stream.handler is not None:
                 stream.handler.on_finished()
@@ -444,7 +444,7 @@ cdef class Http3(Protocol):
         cdef ssize_t rc, limit
         if self.h3 == NULL:
             raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
-        limit = quiche_conn_dgram_max_writable_len(self.connection.c.quic)
+        limit = quiche_conn_dgram_max_writable_len(self.connection.quic())
         if limit < 0:
             raise DatagramNotEnabled("the peer takes no datagrams")
         if len(payload) > limit:
