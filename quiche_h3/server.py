@@ -488,7 +488,9 @@ class Server(Router):
         self._call_hooks("connect", connection)
 
     def connection_closed(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """A connection is gone. One whose handshake never ended was nobody's: a stray packet makes it."""
+        if not connection.established:
+            return
         if self._events is not None:
             reason = connection.close_reason
             self._events.append(

@@ -464,6 +464,9 @@ cdef class Endpoint:
                 for i in range(self.socket_count):
                     udp.flush(self.raw_sockets[i])
             self.gate.shut = False
+            for i in range(self.socket_count):
+                if self.raw_sockets[i].gso_fallbacks:
+                    (<UdpSocket>self.sockets[i]).note_fallback()
             c = head
             while c != NULL:
                 next_c = c.next_dirty
