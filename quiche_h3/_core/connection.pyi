@@ -10,6 +10,9 @@ from quiche_h3.errors import ConnectionClosed
 class Protocol: ...
 
 @disjoint_base
+class Gate: ...
+
+@disjoint_base
 class Connection:
     state: Any
     context: Any
