@@ -77,6 +77,27 @@ def test_body_and_trailers(reader: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("gap", [0.0, 0.05])
+def test_trailers_behind_an_empty_data_frame(reader: str, gap: float) -> None:
+    """RFC 9114 7.2.1: an empty DATA frame hides nothing that follows it, in one packet or in several."""
+    handler, is_blocking = READERS[reader]
+    server = make_server()
+    server.post("/", blocking=is_blocking)(handler)
+
+    async def scenario(client: AioquicClient) -> None:
+        exchange = client.start(client.fields("POST", "/"), end_stream=False)
+        client.http.send_data(exchange.stream_id, b"", False)
+        client.transmit()
+        await asyncio.sleep(gap)  # the frames' distance is what is tested
+        client.http.send_headers(exchange.stream_id, [(b"x-t", b"1")], True)
+        client.transmit()
+        await exchange.complete(10)
+        assert json.loads(exchange.body) == {"size": 0, "read": 0, "trailers": {"x-t": "1"}}
+
+    talk(server, scenario)
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_body_in_many_small_pieces(reader: str) -> None:
     """A body that comes one byte at a time, as another turn of the loop each, is read to its end."""
     handler, is_blocking = READERS[reader]

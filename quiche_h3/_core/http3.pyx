@@ -539,12 +539,13 @@ cdef class Stream:
         if self.http3.h3 == NULL or not self.receiving or n <= 0:
             return b""
         got = quiche_h3_recv_body(self.http3.h3, self.http3.connection.c.quic, self.id, scratch, min(n, SCRATCH))
+        # Flow control credit goes out, and what follows is seen, in the turn that this asks for. Also when there was
+        # nothing: an empty DATA frame was passed, and the trailers behind it wait for the next poll.
+        self.http3.connection.touch()
         if got <= 0:
             return b""
         self.bytes_received += got
         self.http3.counters.n.body_bytes_received += got
-        # Flow control credit goes out, and the end of the stream is seen, in the turn that this asks for.
-        self.http3.connection.touch()
         return PyBytes_FromStringAndSize(<char *>scratch, got)
 
     def stop_receiving(self, uint64_t code=0x100):
