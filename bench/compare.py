@@ -26,8 +26,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from interop.certificates import Certificate, make_certificate  # noqa: E402
-from interop.programs import Peer, Process, build_go, started  # noqa: E402
+from interop.certificates import Certificate, make_certificate  # noqa: E402  # after the path above was set
+from interop.programs import Peer, Process, build_go, started  # noqa: E402  # as above
 
 MIB = 1 << 20
 

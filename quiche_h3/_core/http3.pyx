@@ -57,6 +57,21 @@ cdef int collect(uint8_t *name, size_t name_len, uint8_t *value, size_t value_le
     return field_section_add(<field_section *>argp, name, name_len, value, value_len)
 
 
+cdef Py_ssize_t fill_fields(quiche_h3_header *fields, list pairs) except -1:
+    """Points `fields`, which has room for MAX_HEADERS_OUT, at the bytes of `pairs`. Returns how many there are."""
+    cdef Py_ssize_t i, n = len(pairs)
+    cdef bytes name, value
+    if n > MAX_HEADERS_OUT:
+        raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
+    for i in range(n):
+        name, value = <tuple?>pairs[i]
+        fields[i].name = <const uint8_t *>PyBytes_AS_STRING(name)
+        fields[i].name_len = PyBytes_GET_SIZE(name)
+        fields[i].value = <const uint8_t *>PyBytes_AS_STRING(value)
+        fields[i].value_len = PyBytes_GET_SIZE(value)
+    return n
+
+
 cdef bint peer_stopped(int64_t rc) noexcept:
     """The peer sent STOP_SENDING. Once all else of the stream is over too, quiche does not know it any more."""
     return rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED or rc == QUICHE_H3_TRANSPORT_ERR_INVALID_STREAM_STATE
@@ -574,16 +589,7 @@ cdef class Stream:
         """1: no credit for it now, the stream turns up as writable later."""
         cdef quiche_h3_header fields[MAX_HEADERS_OUT]
         cdef int64_t rc
-        cdef Py_ssize_t i, n = len(pairs)
-        cdef bytes name, value
-        if n > MAX_HEADERS_OUT:
-            raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
-        for i in range(n):
-            name, value = <tuple?>pairs[i]
-            fields[i].name = <const uint8_t *>PyBytes_AS_STRING(name)
-            fields[i].name_len = PyBytes_GET_SIZE(name)
-            fields[i].value = <const uint8_t *>PyBytes_AS_STRING(value)
-            fields[i].value_len = PyBytes_GET_SIZE(value)
+        cdef Py_ssize_t i, n = fill_fields(fields, pairs)
         if not self.http3.server:
             rc = quiche_h3_send_request(self.http3.h3, self.http3.connection.c.quic, fields, n, fin)
             if rc >= 0:
@@ -720,14 +726,8 @@ cdef class Stream:
 
     cdef int send_trailers(self) except -1:
         cdef quiche_h3_header fields[MAX_HEADERS_OUT]
-        cdef Py_ssize_t i, n = len(self.trailers)
+        cdef Py_ssize_t n = fill_fields(fields, self.trailers)
         cdef int rc
-        for i in range(n):
-            name, value = self.trailers[i]
-            fields[i].name = <const uint8_t *>PyBytes_AS_STRING(<bytes>name)
-            fields[i].name_len = PyBytes_GET_SIZE(<bytes>name)
-            fields[i].value = <const uint8_t *>PyBytes_AS_STRING(<bytes>value)
-            fields[i].value_len = PyBytes_GET_SIZE(<bytes>value)
         rc = quiche_h3_send_additional_headers(
             self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, True, True)
         if rc == QUICHE_H3_ERR_STREAM_BLOCKED:
