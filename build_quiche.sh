@@ -63,8 +63,8 @@ have_libclang() {
     return 1
 }
 
-have_header() { # name of a system header
-    printf '#include <%s>\n' "$1" | "${CC:-cc}" -E -x c -I/usr/local/include -I/opt/homebrew/include - >/dev/null 2>&1
+have_header() { # name of a system header; CC may hold a launcher or options too
+    printf '#include <%s>\n' "$1" | ${CC:-cc} -E -x c -I/usr/local/include -I/opt/homebrew/include - >/dev/null 2>&1
 }
 
 have_python_headers() {
