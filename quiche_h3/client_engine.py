@@ -22,7 +22,8 @@ from . import ev
 from ._core import quiche_log
 from ._core.connection import Connection
 from ._core.endpoint import Endpoint
-from ._core.http3 import Http3, Http3Counters, Http3Limits, Stream
+from ._core.fields import Http3Limits
+from ._core.http3 import Http3, Http3Counters, Stream
 from ._core.settings import EngineSettings
 from ._core.sockets import open_socket
 from .client_messages import ClientExchange

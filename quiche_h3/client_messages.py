@@ -30,7 +30,8 @@ from .headers import Headers, Pair, encode_header
 from .threads import T, ThreadStream
 
 if TYPE_CHECKING:
-    from ._core.http3 import FieldSection, Stream
+    from ._core.fields import FieldSection
+    from ._core.http3 import Stream
 
 QUEUE_BYTES: Final = 262_144
 """What a request's body may hold beside QUIC's own buffers before whoever writes it waits."""

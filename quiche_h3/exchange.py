@@ -27,7 +27,8 @@ from .threads import ThreadStream
 if TYPE_CHECKING:
     import asyncio
 
-    from ._core.http3 import FieldSection, Stream
+    from ._core.fields import FieldSection
+    from ._core.http3 import Stream
     from .handlers import Dispatcher
 
 log: Final = logging.getLogger("quiche_h3")

@@ -17,7 +17,8 @@ from typing import Any
 from quiche_h3 import ClientConfig, Request, Response, Server, ServerConfig, make_dev_certificate
 from quiche_h3._core.connection import Connection
 from quiche_h3._core.endpoint import Endpoint
-from quiche_h3._core.http3 import Http3, Http3Counters, Http3Limits, Stream
+from quiche_h3._core.fields import Http3Limits
+from quiche_h3._core.http3 import Http3, Http3Counters, Stream
 from quiche_h3._core.settings import EngineSettings
 from quiche_h3._core.udp import UdpSocket
 

@@ -1,60 +1,7 @@
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from quiche_h3._core.connection cimport Connection, Protocol
+from quiche_h3._core.fields cimport FieldSection, Http3Limits
 from quiche_h3._core.libquiche cimport quiche_h3_conn, quiche_h3_event
-
-cdef extern from "fields.h" nogil:
-    enum:
-        FIELDS_REQUEST
-        FIELDS_RESPONSE
-        FIELDS_TRAILERS
-        FIELDS_OK
-        FIELDS_MALFORMED
-        FIELDS_TOO_LARGE
-        FIELDS_PATH_TOO_LONG
-        PSEUDO_METHOD
-        PSEUDO_SCHEME
-        PSEUDO_AUTHORITY
-        PSEUDO_PATH
-        PSEUDO_PROTOCOL
-        PSEUDO_STATUS
-        PSEUDO_COUNT
-        FIELD_ABSENT
-
-    ctypedef struct field_span:
-        uint32_t offset
-        uint32_t len
-
-    ctypedef struct field_limits:
-        uint32_t max_count
-        uint32_t max_name
-        uint32_t max_value
-        uint32_t max_total
-        uint32_t max_path
-
-    ctypedef struct field_section:
-        uint8_t *data
-        size_t len
-        uint32_t count
-        int64_t content_length
-        field_span *pseudo
-        field_span host
-
-    void field_section_begin(field_section *s, int kind, const field_limits *limits)
-    int field_section_add(field_section *s, const uint8_t *name, size_t n, const uint8_t *value, size_t value_len)
-    int field_section_end(field_section *s)
-
-
-cdef class FieldSection:
-    cdef bytes data
-    cdef field_span pseudo[6]
-    cdef field_span host
-    cdef readonly int64_t content_length
-    cdef bytes span(self, field_span s)
-
-
-cdef class Http3Limits:
-    cdef field_limits c
-    cdef uint64_t max_streams_ahead
 
 
 cdef struct http3_counters:

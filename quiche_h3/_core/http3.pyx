@@ -22,8 +22,11 @@ import logging
 from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
+from quiche_h3._core.fields cimport (
+    FIELD_ABSENT, FIELDS_MALFORMED, FIELDS_OK, FIELDS_PATH_TOO_LONG, FIELDS_REQUEST, FIELDS_RESPONSE, FIELDS_TOO_LARGE, FIELDS_TRAILERS,
+    MAX_HEADERS_OUT, PSEUDO_PROTOCOL, FieldSection, Http3Limits, fill_fields, parse_fields,
+)
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.libc_net cimport ssize_t
 
@@ -43,100 +46,14 @@ cdef enum:
     EVENTS_PER_TURN = 256
     DATAGRAMS_PER_TURN = 1024
     WRITABLE_PER_TURN = 4096
-    MAX_HEADERS_OUT = 256
     SCRATCH = 65536
 
 cdef uint8_t scratch[SCRATCH]           # used between two calls, always with the GIL
-cdef field_section section
 cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
-
-memset(&section, 0, sizeof(section))
-
-
-cdef int collect(uint8_t *name, size_t name_len, uint8_t *value, size_t value_len, void *argp) noexcept nogil:
-    return field_section_add(<field_section *>argp, name, name_len, value, value_len)
-
-
-cdef Py_ssize_t fill_fields(quiche_h3_header *fields, list pairs) except -1:
-    """Points `fields`, which has room for MAX_HEADERS_OUT, at the bytes of `pairs`. Returns how many there are."""
-    cdef Py_ssize_t i, n = len(pairs)
-    cdef bytes name, value
-    if n > MAX_HEADERS_OUT:
-        raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
-    for i in range(n):
-        name, value = <tuple?>pairs[i]
-        fields[i].name = <const uint8_t *>PyBytes_AS_STRING(name)
-        fields[i].name_len = PyBytes_GET_SIZE(name)
-        fields[i].value = <const uint8_t *>PyBytes_AS_STRING(value)
-        fields[i].value_len = PyBytes_GET_SIZE(value)
-    return n
-
 
 cdef bint peer_stopped(int64_t rc) noexcept:
     """The peer sent STOP_SENDING. Once all else of the stream is over too, quiche does not know it any more."""
     return rc == QUICHE_H3_TRANSPORT_ERR_STREAM_STOPPED or rc == QUICHE_H3_TRANSPORT_ERR_INVALID_STREAM_STATE
-
-
-cdef class FieldSection:
-    """A received field section, checked. Its fields become Python objects when asked for."""
-
-    cdef bytes span(self, field_span s):
-        if s.offset == FIELD_ABSENT:
-            return None
-        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.data) + s.offset, s.len)
-
-    @property
-    def method(self):
-        return self.span(self.pseudo[PSEUDO_METHOD])
-
-    @property
-    def scheme(self):
-        return self.span(self.pseudo[PSEUDO_SCHEME])
-
-    @property
-    def authority(self):
-        """``:authority``, or the host field where a client left it out."""
-        value = self.span(self.pseudo[PSEUDO_AUTHORITY])
-        return self.span(self.host) if value is None else value
-
-    @property
-    def path(self):
-        return self.span(self.pseudo[PSEUDO_PATH])
-
-    @property
-    def protocol(self):
-        return self.span(self.pseudo[PSEUDO_PROTOCOL])
-
-    @property
-    def status(self):
-        value = self.span(self.pseudo[PSEUDO_STATUS])
-        return 0 if value is None else int(value)
-
-    def pairs(self):
-        """(name, value) of every field in order, without the pseudo-header fields."""
-        cdef const char *p = PyBytes_AS_STRING(self.data)
-        cdef const char *end = p + PyBytes_GET_SIZE(self.data)
-        cdef uint32_t sizes[2]
-        out = []
-        while p < end:
-            memcpy(sizes, p, 8)
-            p += 8
-            if p[0] != b":":
-                out.append((PyBytes_FromStringAndSize(p, sizes[0]),
-                            PyBytes_FromStringAndSize(p + sizes[0], sizes[1])))
-            p += sizes[0] + sizes[1]
-        return out
-
-
-cdef class Http3Limits:
-    """What a received field section may be at most (counts and bytes; `total` as RFC 9114 4.2.2 counts it)."""
-
-    def __init__(self, *, count, name, value, total, path):
-        self.c.max_count = count
-        self.c.max_name = name
-        self.c.max_value = value
-        self.c.max_total = total
-        self.c.max_path = path
 
 
 cdef class Http3Counters:
@@ -319,7 +236,7 @@ cdef class Http3(Protocol):
 
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1:
         cdef FieldSection fields
-        cdef int kind, result, i
+        cdef int kind, result
         cdef bint more
         if stream is None:
             kind = FIELDS_REQUEST
@@ -327,20 +244,9 @@ cdef class Http3(Protocol):
             kind = FIELDS_TRAILERS
         else:
             kind = FIELDS_RESPONSE
-        field_section_begin(&section, kind, &self.limits.c)
-        quiche_h3_event_for_each_header(event, collect, &section)
-        result = field_section_end(&section)
+        fields = parse_fields(event, kind, self.limits, &result)
         more = quiche_h3_event_headers_has_more_frames(event)
         quiche_h3_event_free(event)
-        fields = FieldSection.__new__(FieldSection)
-        fields.data = PyBytes_FromStringAndSize(<char *>section.data, section.len if result == FIELDS_OK else 0)
-        memcpy(fields.pseudo, section.pseudo, sizeof(fields.pseudo))
-        fields.host = section.host
-        fields.content_length = section.content_length
-        if result != FIELDS_OK:  # nothing of it is kept, so nothing may be found
-            fields.host.offset = FIELD_ABSENT
-            for i in range(PSEUDO_COUNT):
-                fields.pseudo[i].offset = FIELD_ABSENT
         if stream is None:
             if not self.server:  # of a request that was given up
                 return 0

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from quiche_h3._core.http3 import Http3, Http3Counters, Http3Limits, Stream
+from quiche_h3._core.fields import Http3Limits
+from quiche_h3._core.http3 import Http3, Http3Counters, Stream
 from quiche_h3.errors import (
     ConnectionClosed,
     DatagramNotEnabled,

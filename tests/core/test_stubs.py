@@ -13,7 +13,7 @@ MODULES = [
     "ev",
     *(
         f"_core.{name}"
-        for name in ("connection", "endpoint", "http3", "loop", "quiche_log", "settings", "udp")
+        for name in ("connection", "endpoint", "fields", "http3", "loop", "quiche_log", "settings", "udp")
     ),
 ]
 # What Cython adds, and signatures that it does not tell.
@@ -21,7 +21,7 @@ ALLOWED = r"""
 .*\.__(reduce|setstate)_cython__
 .*\.__test__
 .*\.__pyx_capi__
-quiche_h3\._core\.http3\.(Http3Limits|Stream)\.__init__
+quiche_h3\._core\.(fields\.Http3Limits|http3\.Stream)\.__init__
 """
 
 

@@ -1,0 +1,109 @@
+"""Field sections: checked when they are received, pointed at when they are sent."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy, memset
+from quiche_h3._core.libquiche cimport *
+
+from quiche_h3.errors import InvalidState
+
+cdef field_section section  # the one that is being read, always with the GIL
+memset(&section, 0, sizeof(section))
+
+
+cdef int collect(uint8_t *name, size_t name_len, uint8_t *value, size_t value_len, void *argp) noexcept nogil:
+    return field_section_add(<field_section *>argp, name, name_len, value, value_len)
+
+
+cdef FieldSection parse_fields(quiche_h3_event *event, int kind, Http3Limits limits, int *result):
+    """The field section of a HEADERS event. `result` says what is wrong with it, if anything: then it is empty."""
+    cdef FieldSection fields = FieldSection.__new__(FieldSection)
+    cdef int i
+    field_section_begin(&section, kind, &limits.c)
+    quiche_h3_event_for_each_header(event, collect, &section)
+    result[0] = field_section_end(&section)
+    fields.data = PyBytes_FromStringAndSize(<char *>section.data, section.len if result[0] == FIELDS_OK else 0)
+    memcpy(fields.pseudo, section.pseudo, sizeof(fields.pseudo))
+    fields.host = section.host
+    fields.content_length = section.content_length
+    if result[0] != FIELDS_OK:  # nothing of it is kept, so nothing may be found
+        fields.host.offset = FIELD_ABSENT
+        for i in range(PSEUDO_COUNT):
+            fields.pseudo[i].offset = FIELD_ABSENT
+    return fields
+
+
+cdef Py_ssize_t fill_fields(quiche_h3_header *fields, list pairs) except -1:
+    """Points `fields`, which has room for MAX_HEADERS_OUT, at the bytes of `pairs`. Returns how many there are."""
+    cdef Py_ssize_t i, n = len(pairs)
+    cdef bytes name, value
+    if n > MAX_HEADERS_OUT:
+        raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
+    for i in range(n):
+        name, value = <tuple?>pairs[i]
+        fields[i].name = <const uint8_t *>PyBytes_AS_STRING(name)
+        fields[i].name_len = PyBytes_GET_SIZE(name)
+        fields[i].value = <const uint8_t *>PyBytes_AS_STRING(value)
+        fields[i].value_len = PyBytes_GET_SIZE(value)
+    return n
+
+
+cdef class FieldSection:
+    """A received field section, checked. Its fields become Python objects when asked for."""
+
+    cdef bytes span(self, field_span s):
+        if s.offset == FIELD_ABSENT:
+            return None
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.data) + s.offset, s.len)
+
+    @property
+    def method(self):
+        return self.span(self.pseudo[PSEUDO_METHOD])
+
+    @property
+    def scheme(self):
+        return self.span(self.pseudo[PSEUDO_SCHEME])
+
+    @property
+    def authority(self):
+        """``:authority``, or the host field where a client left it out."""
+        value = self.span(self.pseudo[PSEUDO_AUTHORITY])
+        return self.span(self.host) if value is None else value
+
+    @property
+    def path(self):
+        return self.span(self.pseudo[PSEUDO_PATH])
+
+    @property
+    def protocol(self):
+        return self.span(self.pseudo[PSEUDO_PROTOCOL])
+
+    @property
+    def status(self):
+        value = self.span(self.pseudo[PSEUDO_STATUS])
+        return 0 if value is None else int(value)
+
+    def pairs(self):
+        """(name, value) of every field in order, without the pseudo-header fields."""
+        cdef const char *p = PyBytes_AS_STRING(self.data)
+        cdef const char *end = p + PyBytes_GET_SIZE(self.data)
+        cdef uint32_t sizes[2]
+        out = []
+        while p < end:
+            memcpy(sizes, p, 8)
+            p += 8
+            if p[0] != b":":
+                out.append((PyBytes_FromStringAndSize(p, sizes[0]),
+                            PyBytes_FromStringAndSize(p + sizes[0], sizes[1])))
+            p += sizes[0] + sizes[1]
+        return out
+
+
+cdef class Http3Limits:
+    """What a received field section may be at most (counts and bytes; `total` as RFC 9114 4.2.2 counts it)."""
+
+    def __init__(self, *, count, name, value, total, path):
+        self.c.max_count = count
+        self.c.max_name = name
+        self.c.max_value = value
+        self.c.max_total = total
+        self.c.max_path = path
