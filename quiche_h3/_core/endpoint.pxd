@@ -1,25 +1,9 @@
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from quiche_h3._core.connection cimport Connection, Gate, conn_t, deadlines
 from quiche_h3._core.libquiche cimport quiche_send_info
 from quiche_h3._core.settings cimport EngineSettings
+from quiche_h3._core.stateless cimport StatelessAnswers, packet_header
 from quiche_h3._core.udp cimport UdpSocket, udp_message, udp_socket
-
-cdef extern from "packet.h" nogil:
-    enum:
-        PACKET_INITIAL
-        PACKET_SHORT
-
-    ctypedef struct packet_header:
-        int type
-        uint32_t version
-        const uint8_t *dcid
-        const uint8_t *scid
-        const uint8_t *token
-        size_t dcid_len
-        size_t scid_len
-        size_t token_len
-
-    bint packet_parse(const uint8_t *p, size_t len, size_t short_dcid_len, packet_header *h)
 
 cdef extern from "cid_table.h" nogil:
     ctypedef struct cid_table:
@@ -42,14 +26,9 @@ cdef struct engine_counters:
     uint64_t handshake_failed
     uint64_t timed_out
     uint64_t refused
-    uint64_t version_negotiations_sent
-    uint64_t retries_sent
-    uint64_t retry_tokens_rejected
-    uint64_t stateless_resets_sent
     uint64_t unknown_dropped
     uint64_t short_initials_dropped
     uint64_t malformed_dropped
-    uint64_t rate_limited
     uint64_t half_open
     uint64_t packets_received
     uint64_t packets_sent
@@ -87,30 +66,19 @@ cdef class Endpoint:
     cdef bint woken
     cdef bint server
     cdef readonly bint refusing         # a server that is shutting down accepts nobody
-    cdef object keys                    # TokenKeys
+    cdef readonly StatelessAnswers answers
     cdef bint retry_always
     cdef uint64_t half_open_limit
     cdef uint64_t max_connections
-    cdef double reply_allowance         # token bucket of stateless replies
-    cdef uint64_t reply_refilled
-    cdef object random                  # one buffered source of connection IDs
-    cdef bytes random_pool
-    cdef Py_ssize_t random_used
 
-    cdef bytes fresh_cid(self)
     cdef void mark(self, conn_t *c) noexcept nogil
     cdef int receive_packet(self, udp_socket *u, udp_message *m, uint8_t *data, size_t len) except -1 nogil
     cdef int receive_message(self, udp_socket *u, udp_message *m) except -1 nogil
     cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, size_t len) except? NULL
     cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h) except? NULL
     cdef Connection adopt(self, Connection conn, udp_socket *u)
-    cdef bint may_reply(self)
-    cdef int negotiate_version(self, udp_socket *u, udp_message *m, packet_header *h) except -1
     cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL
-    cdef int send_reset(self, udp_socket *u, udp_message *m, packet_header *h, size_t n) except -1
-    cdef int send_retry(self, udp_socket *u, udp_message *m, packet_header *h, bytes dcid, bytes address) except -1
     cdef bint add_cid(self, Connection conn, bytes cid) except -1
-    cdef int send_stateless(self, udp_socket *u, udp_message *m, bytes payload) except -1
     cdef int caught(self, object error, str what) except -1
     cdef int service(self, Connection conn) except -1
     cdef int open_protocol(self, Connection conn) except -1

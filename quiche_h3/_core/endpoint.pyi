@@ -8,6 +8,7 @@ from typing_extensions import disjoint_base
 
 from .connection import Connection, Protocol
 from .settings import EngineSettings
+from .stateless import StatelessAnswers
 from .udp import UdpSocket
 
 class _App(_Interface):
@@ -26,6 +27,8 @@ class Endpoint:
     def sockets(self) -> list[UdpSocket]: ...
     @property
     def connections(self) -> dict[int, Connection]: ...
+    @property
+    def answers(self) -> StatelessAnswers: ...
     @property
     def refusing(self) -> bool: ...
     @property

@@ -17,11 +17,11 @@ from quiche_h3._core.connection cimport (
 )
 from quiche_h3._core.libc_net cimport sockaddr, sockaddr_in, sockaddr_storage, socklen_t, ssize_t, timespec
 from quiche_h3._core.libquiche cimport *
+from quiche_h3._core.stateless cimport PACKET_INITIAL, PACKET_SHORT, StatelessAnswers, packet_header, packet_parse
 from quiche_h3._core.udp cimport (
     UDP_MAX_PAYLOAD, UDP_MAX_SEGMENTS, UDP_SEND_OK, to_sockaddr, udp,
 )
 
-from quiche_h3._core.tokens import TokenKeys
 from quiche_h3.errors import QuicheH3Error
 
 cdef extern from "time.h" nogil:
@@ -44,9 +44,6 @@ cdef enum:
 cdef uint64_t PACING_GRANULARITY = 500_000
 # Below this round trip an own burst bound would only add timers: the peer's buffer takes the window.
 cdef uint64_t BURST_MIN_RTT = 2_000_000
-# Stateless replies (Version Negotiation, stateless reset): a flood earns no more than this.
-cdef double REPLIES_PER_SECOND = 1000.0
-cdef double REPLIES_BURST = 1000.0
 
 log = logging.getLogger("quiche_h3.quic")
 
@@ -89,14 +86,11 @@ cdef class Endpoint:
         self.connections = {}
         self.next_id = 1
         self.now = monotonic()
-        self.random_pool = b""
         config = settings.config
         self.max_connections = getattr(config, "max_connections", 1 << 62)
         self.half_open_limit = getattr(config, "half_open_retry_threshold", 1 << 62)
         self.retry_always = getattr(config, "enable_retry", False)
-        self.keys = TokenKeys(getattr(config, "secret_key", None), getattr(config, "retry_token_lifetime_ms", 15_000))
-        self.reply_allowance = REPLIES_BURST
-        self.reply_refilled = self.now
+        self.answers = StatelessAnswers(settings, self.now)
 
     def __dealloc__(self):
         cid_table_free(&self.table)
@@ -222,7 +216,8 @@ cdef class Endpoint:
         """A packet for no known connection: a new one, a stateless answer, or nothing."""
         if h.type == PACKET_SHORT and h.version == 0:
             if self.server:
-                self.send_reset(u, m, h, n)
+                self.n.unknown_dropped += 1
+                self.answers.reset(u, m, h, n, self.now)
                 return NULL
             return self.heed_reset(u, m, h.dcid - 1, n)
         if not self.server:
@@ -233,7 +228,7 @@ cdef class Endpoint:
             self.n.short_initials_dropped += 1
             return NULL
         if not quiche_version_is_supported(h.version):
-            self.negotiate_version(u, m, h)
+            self.answers.negotiate_version(u, m, h, self.now)
             return NULL
         if h.type != PACKET_INITIAL or h.dcid_len < 8 or h.dcid_len > 20 or h.scid_len > 20:
             self.n.unknown_dropped += 1
@@ -242,48 +237,6 @@ cdef class Endpoint:
             self.n.refused += 1
             return NULL
         return self.accept(u, m, h)
-
-    cdef bint may_reply(self):
-        self.reply_allowance = min(
-            REPLIES_BURST, self.reply_allowance + (self.now - self.reply_refilled) * REPLIES_PER_SECOND / 1e9)
-        self.reply_refilled = self.now
-        if self.reply_allowance < 1:
-            self.n.rate_limited += 1
-            return False
-        self.reply_allowance -= 1
-        return True
-
-    cdef int send_stateless(self, udp_socket *u, udp_message *m, bytes payload) except -1:
-        cdef uint8_t *out = udp.reserve(u)
-        if out != NULL:
-            memcpy(out, PyBytes_AS_STRING(payload), len(payload))
-            udp.commit(u, len(payload), len(payload), &m.local, m.local_len, &m.peer, m.peer_len)
-            udp.flush(u)
-        return 0
-
-    cdef int negotiate_version(self, udp_socket *u, udp_message *m, packet_header *h) except -1:
-        """RFC 9000 6.1 and 17.2.1: the client's connection IDs come back swapped, whatever their lengths."""
-        if h.version == 0 or not self.may_reply():
-            return 0
-        first = bytes([0xC0 | os.urandom(1)[0]])
-        self.send_stateless(u, m, b"".join((
-            first, b"\0\0\0\0", bytes([h.scid_len]), h.scid[:h.scid_len], bytes([h.dcid_len]), h.dcid[:h.dcid_len],
-            QUICHE_PROTOCOL_VERSION.to_bytes(4, "big"),
-        )))
-        self.n.version_negotiations_sent += 1
-        return 0
-
-    cdef int send_reset(self, udp_socket *u, udp_message *m, packet_header *h, size_t n) except -1:
-        """RFC 9000 10.3: shorter than the packet it answers, so that two endpoints cannot reset each other for ever."""
-        self.n.unknown_dropped += 1
-        if n <= 21 or not self.settings.config.stateless_reset or not self.may_reply():
-            return 0
-        length = min(n - 1, 43)
-        head = bytearray(os.urandom(length - 16))
-        head[0] = head[0] & 0x3F | 0x40
-        self.send_stateless(u, m, bytes(head) + self.keys.reset_token(h.dcid[:h.dcid_len]))
-        self.n.stateless_resets_sent += 1
-        return 0
 
     cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL:
         """RFC 9000 10.3.1: the connection ID of a stateless reset is random. Its address tells whom it may concern."""
@@ -307,31 +260,18 @@ cdef class Endpoint:
                 break
         return NULL
 
-    cdef bytes fresh_cid(self):
-        """A random connection ID. The pool spares a system call for each."""
-        cdef Py_ssize_t n = self.settings.connection_id_length
-        if self.random_used + n > len(self.random_pool):
-            self.random_pool = os.urandom(4096)
-            self.random_used = 0
-        cid = self.random_pool[self.random_used:self.random_used + n]
-        self.random_used += n
-        return cid
-
     cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h) except? NULL:
         cdef Connection conn
         cdef bytes dcid = h.dcid[:h.dcid_len]
-        cdef bytes scid, reset_token, odcid = None
+        cdef bytes scid, reset_token, odcid
         address = (<uint8_t *>&m.peer)[:m.peer_len]
-        if h.token_len:
-            odcid = self.keys.open_retry(h.token[:h.token_len], address, dcid)
-            if odcid is None:
-                self.n.retry_tokens_rejected += 1
+        odcid = self.answers.open_retry(h, address, dcid)
         if odcid is None and (self.retry_always or self.n.half_open >= self.half_open_limit):
-            self.send_retry(u, m, h, dcid, address)
+            self.answers.retry(u, m, h, dcid, address, self.now)
             return NULL
         # After a Retry the client already uses the connection ID we chose then.
-        scid = self.fresh_cid() if odcid is None else dcid
-        reset_token = self.keys.reset_token(scid)
+        scid = self.answers.fresh_cid() if odcid is None else dcid
+        reset_token = self.answers.reset_token(scid)
         quiche_config_set_stateless_reset_token(self.settings.quic, reset_token)
         conn = Connection.__new__(Connection)
         conn.c.quic = quiche_accept(
@@ -350,25 +290,13 @@ cdef class Endpoint:
             return NULL
         return &conn.c
 
-    cdef int send_retry(self, udp_socket *u, udp_message *m, packet_header *h, bytes dcid, bytes address) except -1:
-        cdef uint8_t out[512]
-        cdef ssize_t written
-        cdef bytes new_scid = self.fresh_cid()
-        cdef bytes token = self.keys.seal_retry(address, dcid, new_scid)
-        written = quiche_retry(h.scid, h.scid_len, h.dcid, h.dcid_len, new_scid, len(new_scid),
-                               token, len(token), h.version, out, sizeof(out))
-        if written > 0:
-            self.send_stateless(u, m, out[:written])
-            self.n.retries_sent += 1
-        return 0
-
     def connect(self, int index, peer, server_name=None, session=None):
         """Opens a client connection from socket `index` to `peer` (host, port). Returns the Connection."""
         cdef UdpSocket sock = self.sockets[index]
         cdef Connection conn = Connection.__new__(Connection)
         cdef sockaddr_storage to
         cdef socklen_t to_len = to_sockaddr(peer[0], peer[1], &to)
-        cdef bytes scid = self.fresh_cid()
+        cdef bytes scid = self.answers.fresh_cid()
         cdef bytes name = None if server_name is None else server_name.encode("ascii")
         cdef bytes ticket = session
         self.now = monotonic()
@@ -557,8 +485,8 @@ cdef class Endpoint:
         cdef bytes cid, token
         cdef uint64_t seq
         while quiche_conn_scids_left(c.quic) > 0 and c.cid_count < MAX_ISSUED_CIDS + 1:
-            cid = self.fresh_cid()
-            token = self.keys.reset_token(cid)
+            cid = self.answers.fresh_cid()
+            token = self.answers.reset_token(cid)
             if quiche_conn_new_scid(c.quic, cid, len(cid), token, False, &seq) != 0:
                 break
             self.add_cid(<Connection>c.owner, cid)
@@ -800,5 +728,5 @@ cdef class Endpoint:
     def counters(self):
         """Counters of this endpoint and its sockets since the start."""
         cdef UdpSocket sock
-        out = {**self.n, "connections": len(self.connections), "cids": self.table.count}
+        out = {**self.n, **self.answers.counters(), "connections": len(self.connections), "cids": self.table.count}
         return out, [sock.counters() for sock in self.sockets]

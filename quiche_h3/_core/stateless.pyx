@@ -1,0 +1,112 @@
+"""What is answered to a packet of no connection: Version Negotiation, Retry, a stateless reset.
+
+Nothing is kept of the question. Each kind of answer has a bucket of its own, so that a flood earns no more than the
+bucket gives, and every answer is smaller than what it answers (RFC 9000 8, 21.11).
+"""
+
+import os
+
+from libc.string cimport memcpy
+from cpython.bytes cimport PyBytes_AS_STRING
+from quiche_h3._core.libc_net cimport ssize_t
+from quiche_h3._core.libquiche cimport *
+from quiche_h3._core.udp cimport udp
+
+from quiche_h3._core.tokens import TokenKeys
+
+
+cdef class StatelessAnswers:
+    """The answers of one endpoint, with the keys of their tokens and the source of its connection IDs."""
+
+    def __init__(self, EngineSettings settings, uint64_t now):
+        config = settings.config
+        self.settings = settings
+        self.random_pool = b""
+        self.keys = TokenKeys(getattr(config, "secret_key", None), getattr(config, "retry_token_lifetime_ms", 15_000))
+        self.limit(now)
+
+    def limit(self, uint64_t now):
+        """Fills the buckets, at the rates that the configuration says."""
+        bucket_init(&self.negotiations, 1000, 1000, now)
+        bucket_init(&self.retries, 0, 0, now)
+        bucket_init(&self.resets, 1000, 1000, now)
+
+    def counters(self):
+        return self.n
+
+    cdef bytes fresh_cid(self):
+        """A random connection ID. The pool spares a system call for each."""
+        cdef Py_ssize_t n = self.settings.connection_id_length
+        if self.random_used + n > len(self.random_pool):
+            self.random_pool = os.urandom(4096)
+            self.random_used = 0
+        cid = self.random_pool[self.random_used:self.random_used + n]
+        self.random_used += n
+        return cid
+
+    cdef bytes reset_token(self, bytes cid):
+        return self.keys.reset_token(cid)
+
+    cdef bytes open_retry(self, packet_header *h, bytes address, bytes dcid):
+        """The connection ID before the Retry, None when the token (if any) does not prove one."""
+        if not h.token_len:
+            return None
+        odcid = self.keys.open_retry(h.token[:h.token_len], address, dcid)
+        if odcid is None:
+            self.n.retry_tokens_rejected += 1
+        return odcid
+
+    cdef bint may(self, token_bucket *bucket, uint64_t now):
+        if bucket_take(bucket, now):
+            return True
+        self.n.rate_limited += 1
+        return False
+
+    cdef int send(self, udp_socket *u, udp_message *m, bytes payload) except -1:
+        cdef uint8_t *out = udp.reserve(u)
+        if out != NULL:
+            memcpy(out, PyBytes_AS_STRING(payload), len(payload))
+            udp.commit(u, len(payload), len(payload), &m.local, m.local_len, &m.peer, m.peer_len)
+            udp.flush(u)
+        return 0
+
+    cdef int negotiate_version(self, udp_socket *u, udp_message *m, packet_header *h, uint64_t now) except -1:
+        """RFC 9000 6.1 and 17.2.1: the client's connection IDs come back swapped, whatever their lengths."""
+        if h.version == 0 or not self.may(&self.negotiations, now):
+            return 0
+        first = bytes([0xC0 | os.urandom(1)[0]])
+        self.send(u, m, b"".join((
+            first, b"\0\0\0\0", bytes([h.scid_len]), h.scid[:h.scid_len], bytes([h.dcid_len]), h.dcid[:h.dcid_len],
+            QUICHE_PROTOCOL_VERSION.to_bytes(4, "big"),
+        )))
+        self.n.version_negotiations_sent += 1
+        return 0
+
+    cdef int reset(self, udp_socket *u, udp_message *m, packet_header *h, size_t n, uint64_t now) except -1:
+        """RFC 9000 10.3: shorter than the packet it answers, so that two endpoints cannot reset each other for ever."""
+        cdef size_t length
+        if n <= 21 or not self.settings.config.stateless_reset or not self.may(&self.resets, now):
+            return 0
+        length = min(n - 1, <size_t>43)
+        head = bytearray(os.urandom(length - 16))
+        head[0] = head[0] & 0x3F | 0x40
+        self.send(u, m, bytes(head) + self.reset_token(h.dcid[:h.dcid_len]))
+        self.n.stateless_resets_sent += 1
+        return 0
+
+    cdef int retry(self, udp_socket *u, udp_message *m, packet_header *h, bytes dcid, bytes address,
+                   uint64_t now) except -1:
+        """RFC 9000 8.1.2: the client is to prove that it is where it says."""
+        cdef uint8_t out[512]
+        cdef ssize_t written
+        cdef bytes new_scid, token
+        if not self.may(&self.retries, now):
+            return 0
+        new_scid = self.fresh_cid()
+        token = self.keys.seal_retry(address, dcid, new_scid)
+        written = quiche_retry(h.scid, h.scid_len, h.dcid, h.dcid_len, new_scid, len(new_scid),
+                               token, len(token), h.version, out, sizeof(out))
+        if written > 0:
+            self.send(u, m, out[:written])
+            self.n.retries_sent += 1
+        return 0
