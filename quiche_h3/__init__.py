@@ -28,6 +28,7 @@ from .config import (
 )
 from .errors import (
     BadRequest,
+    CapsuleError,
     ConfigError,
     ConnectError,
     ConnectionClosed,
@@ -122,6 +123,7 @@ __all__ = [
     "BlockingBody",
     "Body",
     "BodyEvent",
+    "CapsuleError",
     "Client",
     "ClientConfig",
     "ClientRequest",

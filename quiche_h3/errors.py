@@ -320,6 +320,10 @@ class SessionClosed(WebTransportError):
     """The WebTransport session is closed."""
 
 
+class CapsuleError(QuicheH3Error):
+    """A capsule is malformed or larger than it may be (RFC 9297 section 3.3)."""
+
+
 class Done(DatagramError):
     """There is nothing more to receive."""
 
