@@ -423,13 +423,15 @@ class ClientEngine:
                     H3ErrorCode.H3_REQUEST_CANCELLED, StreamReset(H3ErrorCode.H3_REQUEST_REJECTED, True)
                 )
 
-    def datagram(self, connection: Connection, payload: bytes) -> None:
-        """A QUIC DATAGRAM came in."""
-        if self.on_datagram is not None:
-            try:
-                self.on_datagram(payload)
-            except Exception:
-                log.exception("the on_datagram callback failed")
+    def datagram(self, connection: Connection, payload: bytes) -> bool:
+        """A QUIC DATAGRAM came in that is no request's. False: nobody wants it."""
+        if self.on_datagram is None:
+            return False
+        try:
+            self.on_datagram(payload)
+        except Exception:
+            log.exception("the on_datagram callback failed")
+        return True
 
 
 def prepare_diagnostics(config: ClientConfig) -> None:

@@ -141,11 +141,11 @@ class Http3Metrics:
     body_bytes_sent: int = 0
     """Bytes of response bodies."""
     datagrams_received: int = 0
-    """HTTP/3 datagrams received (RFC 9297)."""
+    """Datagrams that reached HTTP/3, those of requests (RFC 9297) and raw ones."""
     datagrams_sent: int = 0
-    """HTTP/3 datagrams sent."""
+    """Datagrams queued for sending, those of requests and raw ones."""
     datagrams_dropped: int = 0
-    """HTTP/3 datagrams dropped: they belonged to no stream, or nobody took them."""
+    """Datagrams dropped: nobody took them, or a queue was full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

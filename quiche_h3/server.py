@@ -517,8 +517,8 @@ class Server(Router):
     def goaway(self, connection: Connection, stream_id: int) -> None:
         """A client's GOAWAY speaks of pushes, and there are none (RFC 9114 5.2)."""
 
-    def datagram(self, connection: Connection, payload: bytes) -> None:
-        """A QUIC DATAGRAM came in."""
+    def datagram(self, connection: Connection, payload: bytes) -> bool:
+        """A QUIC DATAGRAM came in that is no request's. False: nobody wants it."""
         if self._events is not None:
             self._events.append(DatagramEvent(connection, payload))
         elif self._on_datagram is not None:
@@ -526,6 +526,9 @@ class Server(Router):
                 self._on_datagram(self, connection, payload)
             except Exception:
                 log.exception("the on_datagram callback failed")
+        else:
+            return False
+        return True
 
     # For programs
 

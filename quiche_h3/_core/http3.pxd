@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from quiche_h3._core.connection cimport Connection, Protocol
 from quiche_h3._core.fields cimport FieldSection, Http3Limits
+from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.libquiche cimport quiche_h3_conn, quiche_h3_event
 
 
@@ -41,6 +42,7 @@ cdef class Http3(Protocol):
     cdef int on_request(self, uint64_t stream_id, FieldSection fields, int result, bint more) except -1
     cdef int on_event(self, uint64_t stream_id, quiche_h3_event *event) except -1
     cdef int read_datagrams(self) except -1
+    cdef int on_datagram(self, ssize_t n) except -1
     cdef int failed(self, uint64_t stream_id, object error) except -1
     cdef int open_waiting(self) except -1
     cdef int send_goaway(self) except -1

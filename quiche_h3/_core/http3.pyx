@@ -6,7 +6,7 @@ quiche, never from inside one:
 app.request(stream)                     a request's field section is complete (server)
 app.refused(stream, status)             a request that must not reach a handler (400, 414, 431)
 app.goaway(connection, id)              the peer will process no request from this id on
-app.datagram(connection, payload)       a QUIC DATAGRAM came in
+app.datagram(connection, payload)       a QUIC DATAGRAM came in that is no handler's; False: nobody wants it
 handler.on_headers(fields, interim)     the response's field section (client)
 handler.on_trailers(fields)             trailers; the body before them is complete
 handler.on_readable()                   there is body to read
@@ -16,6 +16,8 @@ handler.on_stopped(code)                STOP_SENDING: the peer wants no more of 
 handler.on_sent()                       our FIN was handed to quiche
 handler.on_drained()                    everything queued was taken by quiche, more may be written
 handler.on_closed(error)                the connection is gone
+handler.on_datagram(payload)            an HTTP datagram of the request; a handler that takes none has no such
+                                        attribute, or None there
 """
 
 import logging
@@ -354,11 +356,38 @@ cdef class Http3(Protocol):
             if n < 0:
                 return 0
             self.counters.n.datagrams_received += 1
-            try:
-                self.app.datagram(self.connection, PyBytes_FromStringAndSize(<char *>scratch, n))
-            except Exception:
-                log.exception("connection %d: datagram() failed", self.connection.id)
+            self.on_datagram(n)
+            if self.h3 == NULL:
+                return 0
         return 1
+
+    cdef int on_datagram(self, ssize_t n) except -1:
+        """A datagram of `n` bytes came in: it is of the request whose quarter stream ID it begins with, or raw."""
+        cdef ssize_t i, size = 1 << (scratch[0] >> 6) if n > 0 else 1
+        cdef uint64_t quarter = scratch[0] & 0x3F
+        cdef Stream stream
+        cdef bytes payload = PyBytes_FromStringAndSize(<char *>scratch, n)
+        cdef bint taken = True
+        for i in range(1, min(size, n)):
+            quarter = quarter << 8 | scratch[i]
+        if n >= size and quarter < <uint64_t>1 << 60 and self.streams:
+            stream = self.streams.get(quarter * 4)
+            take = None if stream is None else getattr(stream.handler, "on_datagram", None)
+            if take is not None:
+                try:
+                    take(payload[size:])
+                except Exception as error:
+                    self.failed(quarter * 4, error)
+                return 0
+        try:
+            taken = self.app.datagram(self.connection, payload) is not False
+        except Exception:
+            log.exception("connection %d: datagram() failed", self.connection.id)
+        if not taken:
+            self.counters.n.datagrams_dropped += 1
+            if n < size or quarter >= <uint64_t>1 << 60:  # RFC 9297 2.1; a program that takes raw ones knows better
+                self.connection.close(<uint64_t>H3ErrorCode.H3_DATAGRAM_ERROR, b"no quarter stream ID")
+        return 0
 
     def send_datagram(self, bytes payload):
         """Queues a QUIC DATAGRAM (RFC 9221). Raises a DatagramError when it cannot be taken."""

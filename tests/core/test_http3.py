@@ -779,6 +779,74 @@ def test_http_datagrams_carry_their_stream(pair: Pair) -> None:
     assert pair.client_app.datagrams == [b"\x000", b"\x3f63", b"\x40\x4064"]
 
 
+def test_http_datagrams_reach_their_request(pair: Pair) -> None:
+    """RFC 9297 2.1: a datagram with the quarter stream ID of a live request is its handler's."""
+    taken: list[tuple[str, int, bytes]] = []
+
+    def begin(stream: Stream) -> None:
+        handler = pair.server_app.listen(stream)
+        if stream.fields.path != b"/none":
+            vars(handler)["on_datagram"] = lambda payload: taken.append(("server", stream.id, payload))
+        stream.send_headers(OK)
+
+    pair.server_app.on_request = begin
+    connection = pair.connect()
+    handlers = [pair.request(connection, get(path), b"x") for path in (b"/a", b"/b", b"/none")]
+    handlers[0].stream = open_stream = connection.context.open_request(get(), False, handlers[0])
+    vars(handlers[0])["on_datagram"] = lambda payload: taken.append(("client", open_stream.id, payload))
+    pair.settle()
+    open_stream.send_datagram(b"up")
+    pair.server_app.requests[3].send_datagram(b"down")
+    connection.context.send_datagram(b"\x01")  # /b, no payload
+    connection.context.send_datagram(b"\x02of a handler that takes none")
+    connection.context.send_datagram(b"\x40\x09of no request")
+    pair.run(lambda: len(taken) == 3 and len(pair.server_app.datagrams) == 2)
+    assert sorted(taken) == [("client", 12, b"down"), ("server", 4, b""), ("server", 12, b"up")]
+    assert pair.server_app.datagrams == [b"\x02of a handler that takes none", b"\x40\x09of no request"]
+    assert pair.server_app.counters.as_dict()["datagrams_dropped"] == 0
+
+
+def test_a_datagram_handler_that_raises_loses_its_stream_only(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with every callback of a handler: logged, the request is reset, the connection goes on."""
+
+    def begin(stream: Stream) -> None:
+        vars(pair.server_app.listen(stream))["on_datagram"] = boom
+        stream.send_headers(OK)
+
+    pair.server_app.on_request = begin
+    connection = pair.connect()
+    handler = Handler()
+    handler.stream = stream = connection.context.open_request(get(), False, handler)
+    pair.settle()
+    with caplog.at_level(logging.ERROR):
+        stream.send_datagram(b"x")
+        pair.run(lambda: handler.over)
+    assert handler.reset_codes == [0x102]
+    assert "ZeroDivisionError" in caplog.text
+    pair.server_app.on_request = pair.server_app.answer
+    assert pair.fetch(connection).body == b"Hello"
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x40", b"\xff" * 7, b"\xd0" + bytes(7)])
+def test_a_datagram_without_a_quarter_stream_id(pair: Pair, payload: bytes) -> None:
+    """RFC 9297 2.1: cut off, or above 2**60 - 1: H3_DATAGRAM_ERROR, unless a program takes raw datagrams."""
+    connection = pair.connect()
+    connection.context.send_datagram(payload)
+    pair.run(lambda: pair.server_app.datagrams == [payload])
+    pair.settle()
+    assert not connection.draining
+    pair.server_app.instead["datagram"] = lambda *_: False
+    connection.context.send_datagram(b"\x09nobody wants it")
+    connection.context.send_datagram(payload)
+    pair.run(lambda: connection.draining)
+    reason = connection.close_reason
+    assert isinstance(reason, ConnectionClosed)
+    assert (reason.app, reason.code, reason.remote) == (True, 0x33, True)
+    assert pair.server_app.counters.as_dict()["datagrams_dropped"] == 2
+
+
 def test_datagrams_not_negotiated(make_pair: MakePair) -> None:
     """RFC 9221 3: nothing is sent to a peer that has not announced them."""
     pair = make_pair(server={"enable_dgram": False})
