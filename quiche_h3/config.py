@@ -330,6 +330,7 @@ class ServerConfig(TransportConfig):
     )
     bind_port: int = integer(4433, "", 0, 65_535, "UDP port, the same on every address; 0 takes a free one.")
     dual_stack: bool = flag(True, "An IPv6 wildcard socket serves IPv4 as well.")
+    tcp_pages: bool = flag(False, "Answer HTTPS over TCP on the same port too: a browser's first visit.")
 
     # TLS: one of the two pairs, or dev_cert
     cert_path: str | None = path("PEM file of the certificate chain, the server's own first.")
@@ -441,6 +442,8 @@ class ServerConfig(TransportConfig):
             raise ConfigError(
                 "verify_peer", "there is nothing to verify clients by", "give cafile or ca_path"
             )
+        if self.tcp_pages and self.verify_peer:
+            raise ConfigError("tcp_pages", "has no certificate to show to verify_peer", "use one of the two")
         if self.server_header is not None and not (
             self.server_header.isascii() and self.server_header.isprintable()
         ):

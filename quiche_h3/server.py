@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from . import ev
 from ._core import quiche_log
@@ -33,6 +33,9 @@ from .request import Request
 from .response import Response
 from .routing import HandlerKind, Router
 from .tls import CertificateFiles, load_certificate
+
+if TYPE_CHECKING:
+    from .first_visit import FirstVisit
 
 log: Final = logging.getLogger("quiche_h3")
 
@@ -75,6 +78,7 @@ class Server(Router):
         self._settings: EngineSettings | None = None
         self._driver: Driver | None = None
         self._certificate: CertificateFiles | None = None
+        self._first_visit: FirstVisit | None = None
         self._thread: threading.Thread | None = None
         self._thread_error: BaseException | None = None
         self._begun = threading.Event()  # the background thread serves, or has failed to
@@ -189,6 +193,14 @@ class Server(Router):
         for sock in sockets:
             endpoint.add_socket(sock)
         self._endpoint = endpoint
+        if self.config.tcp_pages:
+            from .first_visit import FirstVisit  # `ssl` alone is 4 MiB
+
+            try:
+                self._first_visit = FirstVisit(self.config, self.addresses, certificate)
+            except BaseException:
+                self._release()
+                raise
 
     def run(self, loop: ev.Loop | None = None) -> None:
         """Serves until `stop()`, SIGINT or SIGTERM; then drains. A second signal stops at once.
@@ -371,6 +383,8 @@ class Server(Router):
         for hook in self._hooks["startup"]:
             hook()
         driver.start()
+        if self._first_visit is not None:
+            self._first_visit.start()
         self._started = True
         self._begun.set()
         for address in self.addresses:
@@ -388,6 +402,8 @@ class Server(Router):
 
     def _release(self) -> None:
         self._ended = True
+        if self._first_visit is not None:
+            self._first_visit.close()
         if self._endpoint is not None:
             self._endpoint.drop_all()
             for sock in self._endpoint.sockets:
