@@ -18,6 +18,7 @@ from ._core import quiche_log
 from ._core.connection import Connection
 from ._core.endpoint import Endpoint
 from ._core.fields import Http3Limits
+from ._core.hq import HQ_ALPN, Hq
 from ._core.http3 import Http3, Http3Counters, Stream
 from ._core.settings import EngineSettings
 from ._core.sockets import open_server_sockets
@@ -173,8 +174,9 @@ class Server(Router):
         if self._endpoint is not None:
             raise InvalidState("a server runs once")
         self.config.validate()
-        if self.config.alpn_protocols != ["h3"]:
-            raise ConfigError("alpn_protocols", "only HTTP/3 is served", 'use ["h3"]')
+        for name in self.config.alpn_protocols:
+            if name != "h3" and name not in HQ_ALPN:
+                raise ConfigError("alpn_protocols", f"{name!r} is not served", 'use "h3" or "hq-interop"')
         self.compile()
         if self.config.qlog_dir is not None:
             Path(self.config.qlog_dir).mkdir(parents=True, exist_ok=True)
@@ -440,7 +442,7 @@ class Server(Router):
         self._busy = set()
         for connection in self.connections:
             http3 = connection.context
-            if isinstance(http3, Http3):
+            if isinstance(http3, (Http3, Hq)):
                 http3.goaway()
                 if not http3.drained:
                     self._busy.add(connection)
@@ -491,8 +493,11 @@ class Server(Router):
 
     # Calls of the endpoint and the HTTP/3 layer
 
-    def protocol(self, connection: Connection) -> Http3:
-        """A connection may carry data: HTTP/3 starts on it."""
+    def protocol(self, connection: Connection) -> Http3 | Hq:
+        """A connection may carry data: HTTP/3 starts on it, or HTTP/0.9 where that was negotiated."""
+        if connection.alpn in HQ_ALPN:
+            connection.context = hq = Hq(connection, self, server=True)
+            return hq
         http3 = Http3(connection, self, self._limits, self._counters, server=True)
         connection.context = http3
         return http3

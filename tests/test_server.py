@@ -487,7 +487,7 @@ def test_port_in_use() -> None:
         {"cert_pem": b"nonsense", "key_pem": b"nonsense"},
         {"dev_cert": True, "bind_addr": "192.0.2.1"},
         {"dev_cert": True, "bind_addr": "localhost"},
-        {"dev_cert": True, "alpn_protocols": ["h3", "hq-interop"]},
+        {"dev_cert": True, "alpn_protocols": ["h3", "h2"]},
         {},
     ],
 )

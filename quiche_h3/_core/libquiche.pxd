@@ -13,6 +13,7 @@ cdef extern from "quiche.h" nogil:
         QUICHE_MIN_CLIENT_INITIAL_LEN
 
         QUICHE_ERR_DONE
+        QUICHE_ERR_INVALID_STREAM_STATE
         QUICHE_ERR_STREAM_STOPPED
         QUICHE_ERR_STREAM_RESET
 
@@ -106,6 +107,7 @@ cdef extern from "quiche.h" nogil:
     int quiche_conn_stream_shutdown(quiche_conn *conn, uint64_t stream_id, quiche_shutdown direction,
                                     uint64_t err)
     ssize_t quiche_conn_stream_capacity(quiche_conn *conn, uint64_t stream_id)
+    int64_t quiche_conn_stream_readable_next(quiche_conn *conn)
     int64_t quiche_conn_stream_writable_next(quiche_conn *conn)
     bint quiche_conn_stream_finished(const quiche_conn *conn, uint64_t stream_id)
     size_t quiche_conn_max_send_udp_payload_size(const quiche_conn *conn)
