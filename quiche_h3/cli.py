@@ -36,6 +36,7 @@ _FIELD_OF: Final = {
     "cert": "cert_path",
     "key": "key_path",
     "dev_cert": "dev_cert",
+    "tcp": "tcp_pages",
     "log_level": "log_level",
     "access_log": "access_log",
 }
@@ -62,6 +63,9 @@ def _config_options(command: F) -> F:
         click.option("--key", metavar="FILE", help="Private key in PEM, not encrypted."),
         click.option(
             "--dev-cert", is_flag=True, default=None, help="Make a self-signed certificate, for development."
+        ),
+        click.option(
+            "--tcp", is_flag=True, default=None, help="Answer HTTPS over TCP too, where browsers come first."
         ),
         click.option("--config", "file", metavar="FILE", help="TOML file with fields of the configuration."),
         click.option(
@@ -94,7 +98,7 @@ def serve(app: str | None, directory: str | None, **options: Any) -> None:
 
     \b
     Examples:
-      quiche-h3 serve app.py:server --dev-cert
+      quiche-h3 serve app.py:server --dev-cert --tcp
       quiche-h3 serve app.py:server --cert cert.pem --key key.pem --host :: --port 443
       quiche-h3 serve --directory public --dev-cert --set idle_timeout_ms=60000
     """
@@ -282,23 +286,41 @@ def _announce(server: Server) -> None:
     host = "localhost" if bound.is_unspecified or bound.is_loopback else address.host
     origin = f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
     lines = [f"Serving HTTP/3 on https://{origin}/  (Ctrl-C stops)"]
+    if server.config.tcp_pages:
+        lines.append("and HTTPS over TCP on the same port, for a browser's first visit")
+    lines += ["", "Call it", f"  quiche-h3 get https://{origin}/ -v"]
     if server.config.dev_cert:
-        fingerprint = base64.b64encode(server.certificate_sha256).decode()
-        key = base64.b64encode(server.certificate_spki_sha256).decode()
-        lines += [
-            "",
-            "Development certificate, valid for 14 days",
-            f"  SHA-256 (serverCertificateHashes)  {fingerprint}",
-            f"  SHA-256 of its key (SPKI)          {key}",
-            "",
-            "Call it",
-            f"  quiche-h3 get https://{origin}/ --insecure -v",
-            "",
-            "Open it in Chrome",
-            f"  google-chrome --user-data-dir=/tmp/quiche-h3-chrome --origin-to-force-quic-on={origin} \\",
-            f"    --ignore-certificate-errors-spki-list={key} https://{origin}/",
-        ]
-    else:
-        lines += ["", "Call it", f"  quiche-h3 get https://{origin}/ -v"]
+        lines[-1] += " --insecure"
+        lines += _browsers(server, host, origin)
     click.echo("\n".join(lines) + "\n")
     sys.stdout.flush()
+
+
+def _browsers(server: Server, host: str, origin: str) -> list[str]:
+    """How browsers, which trust no development certificate, come to pages and to WebTransport."""
+    sha256 = server.certificate_sha256
+    key = base64.b64encode(server.certificate_spki_sha256).decode()
+    chrome = [
+        "google-chrome --user-data-dir=/tmp/quiche-h3-chrome",
+        f"--origin-to-force-quic-on={origin}",
+        f"--ignore-certificate-errors-spki-list={key}",
+    ]
+    if host == "localhost" and ipaddress.ip_address(server.address.host).version == 4:
+        chrome.append('--host-resolver-rules="MAP localhost 127.0.0.1"')  # QUIC goes to ::1 alone
+    lines = [
+        "",
+        "Development certificate, valid for 14 days",
+        f"  SHA-256 (serverCertificateHashes)  {base64.b64encode(sha256).decode()}",
+        f"  the same in hexadecimal            {sha256.hex()}",
+        f"  SHA-256 of its key (SPKI)          {key}",
+        "",
+        "Open it in Chrome, with everything over HTTP/3",
+        " \\\n    ".join([f"  {chrome[0]}", *chrome[1:], f"https://{origin}/"]),
+    ]
+    if server.config.tcp_pages:
+        lines += [
+            "",
+            "Open it in any browser: pages come over TCP, WebTransport trusts the hash",
+            f"  https://{origin}/  (pass the certificate's warning by)",
+        ]
+    return lines
