@@ -10,15 +10,18 @@ from .body import (
 )
 from .client import (
     Client,
+    ClientConnection,
     connect,
 )
-from .client_engine import (
+from .client_exchange import (
+    Interim,
+)
+from .client_link import (
     ConnectionInfo,
 )
 from .client_messages import (
     ClientRequest,
     ClientResponse,
-    Interim,
 )
 from .config import (
     ClientConfig,
@@ -32,6 +35,7 @@ from .errors import (
     ConfigError,
     ConnectError,
     ConnectionClosed,
+    ConnectTimedOut,
     DatagramError,
     DatagramNotEnabled,
     DatagramTooLarge,
@@ -61,6 +65,7 @@ from .errors import (
     QuicheH3Error,
     RangeNotSatisfiable,
     ReadError,
+    RedirectError,
     RequestHeaderFieldsTooLarge,
     RequestTimeout,
     ResponseEnded,
@@ -110,6 +115,14 @@ from .server import (
     Address,
     Server,
 )
+from .tickets import (
+    FileTickets,
+    MemoryTickets,
+    TicketStore,
+)
+from .timeouts import (
+    Timeouts,
+)
 from .tls import (
     make_dev_certificate,
 )
@@ -126,11 +139,13 @@ __all__ = [
     "CapsuleError",
     "Client",
     "ClientConfig",
+    "ClientConnection",
     "ClientRequest",
     "ClientResponse",
     "ClosedEvent",
     "ConfigError",
     "ConnectError",
+    "ConnectTimedOut",
     "Connection",
     "ConnectionClosed",
     "ConnectionInfo",
@@ -143,6 +158,7 @@ __all__ = [
     "Event",
     "EventBackend",
     "FailedEvent",
+    "FileTickets",
     "FinishedEvent",
     "FlowControl",
     "Forbidden",
@@ -160,6 +176,7 @@ __all__ = [
     "InvalidState",
     "LogLevel",
     "Malformed",
+    "MemoryTickets",
     "MethodNotAllowed",
     "MultiRange",
     "NonBytesUnit",
@@ -172,6 +189,7 @@ __all__ = [
     "QuicheH3Error",
     "RangeNotSatisfiable",
     "ReadError",
+    "RedirectError",
     "Request",
     "RequestEvent",
     "RequestHeaderFieldsTooLarge",
@@ -189,7 +207,9 @@ __all__ = [
     "StreamClosed",
     "StreamReset",
     "StreamingError",
+    "TicketStore",
     "TimedOut",
+    "Timeouts",
     "TooManyRequests",
     "Unauthorized",
     "Unsatisfiable",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from .drivers import MAX_SLEEP_NS, Driver
+from .drivers import MAX_SLEEP_NS, Driver, Timer
 
 if TYPE_CHECKING:
     from ._core.endpoint import Endpoint
@@ -50,16 +50,25 @@ class AsyncioDriver(Driver):
         self._soon: asyncio.Handle | None = None
         self._stopped = self.loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers: set[asyncio.TimerHandle] = set()
 
-    def start(self) -> None:
-        for index, sock in enumerate(self.endpoint.sockets):
-            self.loop.add_reader(sock.fileno(), self._readable, index)
-        self._turn()
+    def watch(self, index: int) -> None:
+        self.loop.add_reader(self.endpoint.sockets[index].fileno(), self._readable, index)
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        """Calls back once after `delay` seconds, unless the driver is closed before."""
-        self._timers.append(self.loop.call_later(delay, callback))
+    def unwatch(self, index: int) -> None:
+        fd = self.endpoint.sockets[index].fileno()
+        self.loop.remove_reader(fd)
+        self.loop.remove_writer(fd)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        def fired() -> None:
+            self._timers.discard(timer)
+            callback()
+
+        timer = self.loop.call_later(delay, fired)
+        self._timers = {other for other in self._timers if not other.cancelled()}
+        self._timers.add(timer)
+        return timer
 
     async def run(self) -> None:
         """Until `stop()`."""
@@ -105,6 +114,8 @@ class AsyncioDriver(Driver):
 
     def _watch_writes(self, wanted: bool) -> None:
         for sock in self.endpoint.sockets:
+            if sock.fileno() < 0:  # its place waits for another socket
+                continue
             if wanted:
                 self.loop.add_writer(sock.fileno(), self._turn)
             else:

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from . import __version__
 from ._options import KIB, MIB
-from .client import Client, connect
+from .client import ClientConnection, connect
 from .client_messages import ClientResponse
 from .headers import Pair, encode_header
 
@@ -148,7 +148,7 @@ def _say(mark: str, text: str) -> None:
     click.echo(f"{mark} {text}".rstrip(), err=True)
 
 
-def _show_connection(client: Client, insecure: bool) -> None:
+def _show_connection(client: ClientConnection, insecure: bool) -> None:
     info = client.info
     host, port = info.address
     _say("*", f"Connected to {client.origin.host} ({host}) port {port} from port {info.local_address[1]}")
@@ -161,7 +161,7 @@ def _show_connection(client: Client, insecure: bool) -> None:
     _say("*", "  NOT verified (--insecure)" if insecure else f"  verified for {client.origin.host}")
 
 
-def _show_request(client: Client, fields: list[Pair]) -> None:
+def _show_request(client: ClientConnection, fields: list[Pair]) -> None:
     _say(">", f"GET {client.path} HTTP/3")
     _say(">", f"host: {client.origin.authority}")
     for name, value in fields:

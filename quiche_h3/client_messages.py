@@ -1,243 +1,76 @@
-"""Requests and responses as a client's program sees them, and the loop's side of each.
+"""Requests and responses for programs whose threads wait.
 
-The program's threads post to the loop and wait, as blocking handlers do on the server; the waits have a
-limit.
+They post to the client's loop, as blocking handlers do on the server, and each wait has its limit.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from .body import CHUNK, BlockingBody
-from .errors import (
-    ConnectionClosed,
-    H3ErrorCode,
-    QuicheH3Error,
-    StatusError,
-    StreamingError,
-    StreamReset,
-    TimedOut,
+from .client_exchange import (
+    QUEUE_BYTES,
+    Chunk,
+    ClientExchange,
+    HeaderItems,
+    Interim,
+    Prepared,
+    encode_headers,
+    text_of,
+    to_bytes,
 )
-from .headers import Headers, Pair, encode_header
+from .client_thread import ClientThread
+from .errors import ConnectionClosed, H3ErrorCode, StatusError, StreamingError, TimedOut
+from .headers import Headers
 from .threads import T, ThreadStream
+from .timeouts import Timeout, Timeouts, timeouts_of
 
 if TYPE_CHECKING:
     from ._core.fields import FieldSection
-    from ._core.http3 import Stream
-
-QUEUE_BYTES: Final = 262_144
-"""What a request's body may hold beside QUIC's own buffers before whoever writes it waits."""
-
-HeaderItems = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes | int]]
-Chunk = bytes | bytearray | memoryview | str
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A file, as far as a request body needs it."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-
-Data = Chunk | Readable | Iterable[Chunk]
-
-
-class Interim(NamedTuple):
-    """An interim response: 100 Continue, 103 Early Hints."""
-
-    status: int
-    headers: Headers
-
-
-class Engine(Protocol):
-    """What a request needs of the client's loop."""
-
-    def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Calls the function in the loop's thread. Raises ConnectionClosed when the loop has ended."""
-        ...
-
-    def defer(self, function: Callable[..., object], *args: Any) -> bool:
-        """As `post()`, but never at once, not even in the loop itself; False when it has ended."""
-        ...
-
-    def wait(self, future: Future[T], timeout: float) -> T:
-        """The future's result. Raises TimedOut after `timeout` seconds."""
-        ...
-
-
-class ClientExchange:
-    """One request in the loop's thread: what came of its response, and who waits for more."""
-
-    __slots__ = (
-        "__weakref__",
-        "_after_drain",
-        "_after_read",
-        "_finished",
-        "_head_only",
-        "error",
-        "head",
-        "interim",
-        "stream",
-        "trailers",
-    )
-
-    stream: Stream
-
-    def __init__(self, head_only: bool) -> None:
-        self.error: QuicheH3Error | None = None
-        self.head: Future[FieldSection] = Future()
-        self.interim: list[Interim] = []
-        self.trailers: Headers | None = None
-        self._head_only = head_only
-        self._finished = False
-        self._after_read: Callable[[], None] | None = None
-        self._after_drain: Callable[[], None] | None = None
-
-    # For the waiting thread, by way of the loop
-
-    @property
-    def ended(self) -> bool:
-        return not self.stream.receiving
-
-    def take(self, size: int) -> bytes:
-        if self.error is not None and not self._finished:
-            raise self.error
-        return self.stream.recv(size)
-
-    def when_readable(self, callback: Callable[[], None]) -> None:
-        if self.error is not None or not self.stream.receiving:
-            callback()
-        else:
-            self._after_read = callback
-
-    def when_drained(self, callback: Callable[[], None]) -> None:
-        if self.error is not None or not self.stream.sending or not self.stream.pending:
-            callback()
-        else:
-            self._after_drain = callback
-
-    def cancel(self, code: int, error: Exception | None = None) -> None:
-        """Gives up what is left of the request and its response."""
-        if self.stream.sending or self.stream.receiving:
-            self.stream.reset(code)
-            self.fail(error or StreamReset(code, False))
-
-    def fail(self, error: Exception) -> None:
-        """Nothing more comes: whoever waits is told."""
-        if self.error is None:
-            self.error = (
-                error
-                if isinstance(error, QuicheH3Error)
-                else StreamReset(H3ErrorCode.H3_REQUEST_CANCELLED, False)
-            )
-        if not self.head.done():
-            self.head.set_exception(error)
-        self._wake_reader()
-        self._wake_writer()
-
-    def _wake_reader(self) -> None:
-        callback, self._after_read = self._after_read, None
-        if callback is not None:
-            callback()
-
-    def _wake_writer(self) -> None:
-        callback, self._after_drain = self._after_drain, None
-        if callback is not None:
-            callback()
-
-    # Calls of the HTTP/3 layer
-
-    def on_headers(self, fields: FieldSection, interim: bool) -> None:
-        if interim:
-            self.interim.append(Interim(fields.status, Headers(fields.pairs())))
-        elif not self.head.done():
-            self.head.set_result(fields)
-
-    def on_trailers(self, fields: FieldSection) -> None:
-        self.trailers = Headers(fields.pairs())
-
-    def on_readable(self) -> None:
-        self._wake_reader()
-
-    def on_finished(self) -> None:
-        fields = self.stream.fields
-        if fields is None or not self._is_complete(fields):
-            # RFC 9114 4.1.2: no final response, or another length than announced: the message is malformed.
-            self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
-            self.fail(StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False))
-            return
-        self._finished = True
-        self._wake_reader()
-
-    def _is_complete(self, fields: FieldSection) -> bool:
-        expected = fields.content_length
-        return (
-            expected < 0
-            or expected == self.stream.bytes_received
-            or self._head_only  # RFC 9110 8.6: the length that the body would have
-            or fields.status == 304
-        )
-
-    def on_drained(self) -> None:
-        self._wake_writer()
-
-    def on_sent(self) -> None:
-        """The request is out; the response is what is waited for."""
-
-    def on_stopped(self, code: int) -> None:
-        # The server needs no more of the request; its response may still come (RFC 9114 4.1).
-        self._wake_writer()
-
-    def on_reset(self, code: int) -> None:
-        self.fail(StreamReset(code, True))
-
-    def on_closed(self, error: ConnectionClosed) -> None:
-        self.fail(error)
 
 
 class ClientStream(ThreadStream):
-    """A stream that is waited for from the program's threads, each time at most `timeout` seconds."""
+    """A stream that is waited for from the program's threads, each time as long as its phase may take."""
 
-    def __init__(self, exchange: ClientExchange, engine: Engine, timeout: float) -> None:
-        super().__init__(exchange, engine.post, QUEUE_BYTES)
+    def __init__(self, exchange: ClientExchange, thread: ClientThread, timeouts: Timeouts, who: str) -> None:
+        super().__init__(exchange, thread.post, QUEUE_BYTES)
         self.exchange = exchange
-        self.timeout = timeout
-        self._engine = engine
+        self.timeouts = timeouts
+        self._thread = thread
+        self._who = who
 
-    @property
-    def over(self) -> bool:
-        """Both directions have ended."""
-        return not (self._stream.sending or self._stream.receiving)
+    def _post_and_wait(self, function: Callable[..., None], *args: Any) -> Any:
+        future: Future[Any] = Future()
+        self._post(function, future, *args)
+        return self.wait(future, "read" if function == self._fill else "write", self.timeouts)
 
-    def _wait(self, future: Future[T]) -> T:
-        return self.wait(future, self.timeout)
-
-    def wait(self, future: Future[T], timeout: float) -> T:
+    def wait(self, future: Future[T], phase: str, timeouts: Timeouts) -> T:
         """The future's result. A wait that is too long is the end of the request."""
         try:
-            return self._engine.wait(future, timeout)
+            return self._thread.wait(future, timeouts.seconds(phase), self._who, phase)
         except TimedOut as exc:
             self.cancel(H3ErrorCode.H3_REQUEST_CANCELLED, exc)
             raise
+        except KeyboardInterrupt:
+            self.cancel(H3ErrorCode.H3_REQUEST_CANCELLED)
+            raise
 
     def cancel(self, code: int, error: Exception | None = None) -> None:
+        """Gives the request up."""
         try:
-            self._engine.post(self.exchange.cancel, code, error)
+            self._thread.post(self.exchange.cancel, code, error)
         except ConnectionClosed:
             pass  # then there is nothing left to give up
 
     def drop(self) -> None:
         """Nobody holds the request any more: garbage is collected between any two steps of the loop."""
-        if not self.over:
-            self._engine.defer(self.exchange.cancel, H3ErrorCode.H3_REQUEST_CANCELLED)
+        if not self.exchange.over:
+            self._thread.defer(self.exchange.cancel, H3ErrorCode.H3_REQUEST_CANCELLED)
 
 
 class ClientRequest:
@@ -247,20 +80,29 @@ class ClientRequest:
     dropped before its response was read is cancelled.
     """
 
-    def __init__(self, method: str, target: str, stream: ClientStream, owner: object) -> None:
-        self.method = method
+    def __init__(
+        self,
+        prepared: Prepared,
+        stream: ClientStream,
+        owner: object,
+        again: Callable[[ClientExchange, int], ClientStream | None] | None = None,
+    ) -> None:
+        self.method = prepared.method
         """The method, e.g. ``"GET"``."""
-        self.target = target
+        self.target = prepared.target
         """Path and query."""
+        self.url = prepared.url
+        """The absolute URL."""
         self._stream = stream
         self._owner = owner  # the client lives as long as its requests
-        self._body = BlockingBody(stream)
+        self._again = again  # sends the request once more, where that does no harm
+        self._tries = 1
 
     @property
     def stream_id(self) -> int:
         """QUIC stream ID, or -1 while the server's limit of streams keeps the request waiting."""
-        number = self._stream.exchange.stream.id
-        return -1 if number >= 1 << 62 else number
+        exchange = self._stream.exchange
+        return exchange.stream.id if exchange.sent else -1
 
     def write(self, data: Chunk) -> None:
         """Sends a piece of the body, waiting until there is room for more.
@@ -279,16 +121,44 @@ class ClientRequest:
         """Ends the body with fields after it (RFC 9114 4.1). Raises HeaderInvalid, and as `write()` does."""
         self._stream.finish(encode_headers(trailers))
 
-    def response(self, timeout: float | None = None) -> ClientResponse:
+    def send_datagram(self, payload: bytes) -> None:
+        """Sends an HTTP datagram of this request (RFC 9297 2.1).
+
+        Raises WouldBlock, DatagramTooLarge, DatagramNotEnabled, StreamClosed or ConnectionClosed.
+        """
+        self._stream.send_datagram(bytes(payload))
+
+    def on_datagram(self, callback: Callable[[bytes], object]) -> None:
+        """Registers `callback(payload)` for HTTP datagrams of this request, in the client's own thread."""
+        self._stream.exchange.on_datagram = callback
+
+    def response(self, timeout: Timeout | None = None) -> ClientResponse:
         """Waits for the response's status and fields; its body is read from what is returned.
 
         `timeout` in seconds, None for the request's own. Raises TimedOut, StreamReset or ConnectionClosed, or
         what the source of the request's body has raised.
         """
-        limit = self._stream.timeout if timeout is None else timeout
-        return ClientResponse(
-            self, self._stream, self._body, self._stream.wait(self._stream.exchange.head, limit)
-        )
+        while True:
+            stream = self._stream
+            try:
+                limits = timeouts_of(timeout, stream.timeouts)
+                fields = stream.wait(stream.exchange.head, "read", limits)
+            except StreamingError:
+                if not self._send_again():
+                    raise
+                continue
+            if fields.status == 425 and stream.exchange.early and self._send_again():  # RFC 8470 5.2
+                continue
+            return ClientResponse(self, stream, fields)
+
+    def _send_again(self) -> bool:
+        stream = None if self._again is None else self._again(self._stream.exchange, self._tries)
+        if stream is None:
+            return False
+        self._stream.drop()
+        self._stream = stream
+        self._tries += 1
+        return True
 
     def cancel(self, code: int = H3ErrorCode.H3_REQUEST_CANCELLED) -> None:
         """Gives the request up in both directions. Does nothing when both have ended."""
@@ -320,9 +190,7 @@ class ClientResponse:
     context manager it does so by itself.
     """
 
-    def __init__(
-        self, request: ClientRequest, stream: ClientStream, body: BlockingBody, fields: FieldSection
-    ) -> None:
+    def __init__(self, request: ClientRequest, stream: ClientStream, fields: FieldSection) -> None:
         self.request = request
         """The request it answers."""
         self.status: int = fields.status
@@ -331,8 +199,17 @@ class ClientResponse:
         """The header fields."""
         self.interim: tuple[Interim, ...] = tuple(stream.exchange.interim)
         """The interim responses (1xx) that came before."""
+        self.history: tuple[ClientResponse, ...] = ()
+        """The redirects that led here, first to last."""
+        self.early_data = stream.exchange.early
+        """The request went out in 0-RTT."""
         self._stream = stream
-        self._body = body
+        self._body = BlockingBody(stream)
+
+    @property
+    def url(self) -> str:
+        """The absolute URL that was asked for."""
+        return self.request.url
 
     @property
     def trailers(self) -> Headers | None:
@@ -362,12 +239,7 @@ class ClientResponse:
     @property
     def text(self) -> str:
         """The whole body as text, in the charset that content-type names, else UTF-8."""
-        _, _, charset = self.headers.get("content-type", "").lower().partition("charset=")
-        name = charset.partition(";")[0].strip(' "') or "utf-8"
-        try:
-            return self.content.decode(name, "replace")
-        except LookupError:
-            return self.content.decode("utf-8", "replace")
+        return text_of(self.content, self.headers)
 
     def json(self) -> Any:
         """The whole body, parsed as JSON. Raises ValueError when it is none."""
@@ -393,39 +265,6 @@ class ClientResponse:
 
     def __repr__(self) -> str:
         return f"<ClientResponse {self.status} to {self.request.method} {self.request.target}>"
-
-
-def to_bytes(data: Chunk) -> bytes:
-    """A piece of a body as bytes. Raises TypeError for what is none."""
-    if isinstance(data, bytes):
-        return data
-    return data.encode() if isinstance(data, str) else memoryview(data).tobytes()
-
-
-def encode_headers(items: HeaderItems) -> list[Pair]:
-    """Checked fields. Raises HeaderInvalid."""
-    pairs = items.items() if isinstance(items, Mapping) else items
-    return [encode_header(name, value) for name, value in pairs]
-
-
-def chunks_of(data: Readable | Iterable[Chunk]) -> Iterator[Chunk]:
-    """The pieces of a body that is produced little by little."""
-    if not isinstance(data, Readable):
-        yield from data
-        return
-    while chunk := data.read(CHUNK):
-        yield chunk
-
-
-def size_of(data: object) -> int | None:
-    """The bytes left in a regular file that is open in binary mode; None for anything else."""
-    if not isinstance(data, (io.BufferedIOBase, io.RawIOBase)):
-        return None
-    try:
-        info = os.fstat(data.fileno())
-        return max(0, info.st_size - data.tell()) if stat.S_ISREG(info.st_mode) else None
-    except OSError:
-        return None
 
 
 def send_chunks(request: ClientRequest, chunks: Iterator[Chunk]) -> None:

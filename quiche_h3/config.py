@@ -493,6 +493,19 @@ class ClientConfig(TransportConfig):
         True, "Verify the server's certificate, by the system's authorities and those given here."
     )
     connect_timeout_ms: int = integer(10_000, "ms", 1, 600_000, "A slower handshake is given up.")
+    client_cert_path: str | None = path("PEM file of our certificate chain, for servers that demand one.")
+    client_key_path: str | None = path("PEM file of its private key, not encrypted.")
+    ticket_path: str | None = path("File that session tickets are kept in, mode 0600; none is memory alone.")
+    early_data: str = text(
+        "never", "Requests that may go in 0-RTT, which can be replayed (RFC 8470).", ("never", "safe", "all")
+    )
+    max_connections: int = integer(
+        64, "connections", 1, 100_000, "Connections of one client at once, one per origin; more wait."
+    )
+    max_retries: int = integer(
+        2, "", 0, 100, "How often a request that the server left unprocessed is sent again."
+    )
+    max_redirects: int = integer(10, "", 0, 100, "Redirects followed on request, one after the other.")
 
     def validate(self) -> None:
         """Checks every value, and values against each other. Raises `ConfigError` for the first wrong one."""
@@ -504,6 +517,12 @@ class ClientConfig(TransportConfig):
             raise ConfigError(
                 "server_name", f"{name!r} is not a host name", "use its ASCII form, as xn--bcher-kva.example"
             )
+        for given, missing in (
+            ("client_cert_path", "client_key_path"),
+            ("client_key_path", "client_cert_path"),
+        ):
+            if getattr(self, given) is not None and getattr(self, missing) is None:
+                raise ConfigError(missing, f"is missing while {given} is given", "give both")
 
 
 def _every_field() -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from . import ev
 from .config import EventBackend
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 MAX_SLEEP_NS: Final = 3_600_000_000_000
 _BLOCKED_RETRY_NS: Final = 1_000_000  # ENOBUFS: the socket stays writable, only time can help
+
+
+class Timer(Protocol):
+    """What `call_later()` returns."""
+
+    def cancel(self) -> object:
+        """Nothing is called back any more."""
+        ...
 
 
 class Driver:
@@ -34,6 +42,16 @@ class Driver:
 
     def start(self) -> None:
         """Begins to watch the endpoint's sockets."""
+        for index in range(len(self.endpoint.sockets)):
+            self.watch(index)
+        self._turn()
+
+    def watch(self, index: int) -> None:
+        """Watches a socket that was added to the endpoint."""
+        raise NotImplementedError
+
+    def unwatch(self, index: int) -> None:
+        """Watches a socket no more: to be called before it is removed from the endpoint."""
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -52,8 +70,8 @@ class Driver:
         """A turn in the next round of the loop. From the loop's own thread."""
         raise NotImplementedError
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        """Calls back once after `delay` seconds, unless the driver is closed before."""
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Calls back once after `delay` seconds, unless that is cancelled or the driver is closed before."""
         raise NotImplementedError
 
     def _arm(self, at: int) -> None:
@@ -92,6 +110,24 @@ class Driver:
             self._arm(at)
 
 
+class _LibevTimer:
+    """One call of a function later, which the driver forgets when it was made or cancelled."""
+
+    def __init__(self, driver: LibevDriver, delay: float, callback: Callable[[], None]) -> None:
+        self._driver = driver
+        self._callback = callback
+        self._timer = ev.Timer(driver.loop, delay, 0.0, lambda w, e: self._fired())
+        self._timer.start()
+
+    def cancel(self) -> None:
+        self._timer.stop()
+        self._driver.timers.discard(self)
+
+    def _fired(self) -> None:
+        self.cancel()
+        self._callback()
+
+
 class LibevDriver(Driver):
     """Runs the endpoint on a `quiche_h3.ev.Loop`, which the program's own watchers may share."""
 
@@ -100,23 +136,23 @@ class LibevDriver(Driver):
         self._own_loop = loop is None
         self._closed = False
         self.loop = ev.Loop(backend.value) if loop is None else loop
-        self._ios: list[ev.Io] = []
-        self._timers: list[ev.Timer] = []
+        self.timers: set[_LibevTimer] = set()
+        self._ios: dict[int, ev.Io] = {}
         self._timer = ev.Timer(self.loop, 0.0, 0.0, lambda w, e: self._timer_fired())
         self._now = ev.Timer(self.loop, 0.0, 0.0, lambda w, e: self._turn())
 
-    def start(self) -> None:
-        for index, sock in enumerate(self.endpoint.sockets):
-            io = ev.Io(self.loop, sock.fileno(), ev.READ, self._io_callback(index))
-            io.start()
-            self._ios.append(io)
-        self._turn()
+    def watch(self, index: int) -> None:
+        fd = self.endpoint.sockets[index].fileno()
+        self._ios[index] = io = ev.Io(self.loop, fd, ev.READ, self._io_callback(index))
+        io.start()
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        """Calls back once after `delay` seconds, unless the driver is closed before."""
-        timer = ev.Timer(self.loop, delay, 0.0, lambda w, e: callback())
-        timer.start()
-        self._timers.append(timer)
+    def unwatch(self, index: int) -> None:
+        self._ios.pop(index).stop()
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        timer = _LibevTimer(self, delay, callback)
+        self.timers.add(timer)
+        return timer
 
     def _io_callback(self, index: int) -> Callable[[ev.Io, int], None]:
         def ready(watcher: ev.Io, events: int) -> None:
@@ -160,15 +196,17 @@ class LibevDriver(Driver):
         self._timer.start()
 
     def _watch_writes(self, wanted: bool) -> None:
-        for io in self._ios:
+        for io in self._ios.values():
             io.stop()
             io.events = ev.READ | ev.WRITE if wanted else ev.READ
             io.start()
 
     def close(self) -> None:
         self._closed = True
-        for watcher in (*self._ios, *self._timers, self._timer, self._now):
+        for watcher in (*self._ios.values(), self._timer, self._now):
             watcher.stop()
+        for timer in list(self.timers):
+            timer.cancel()
         self._ios.clear()
         if self._own_loop:
             self.loop.close()

@@ -299,7 +299,25 @@ class ConnectError(QuicheH3Error, ConnectionError):
 
 
 class TimedOut(StreamingError, TimeoutError):
-    """The peer did not answer, or took no data, within the time given."""
+    """The peer did not answer, or took no data, within the time given.
+
+    `phase` says what was waited for: ``"connect"``, ``"pool"``, ``"write"`` or ``"read"``.
+    """
+
+    def __init__(self, text: str = "", phase: str = "read") -> None:
+        super().__init__(text)
+        self.phase = phase
+
+
+class ConnectTimedOut(ConnectError, TimedOut):
+    """No connection could be made within the time given, or there was no room for one (phase ``"pool"``)."""
+
+    def __init__(self, text: str = "", phase: str = "connect") -> None:
+        TimedOut.__init__(self, text, phase)
+
+
+class RedirectError(QuicheH3Error):
+    """A redirect cannot be followed: there were too many, or it leads where this client cannot go."""
 
 
 class StatusError(QuicheH3Error):

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .client import Client, connect
+from .client import ClientConnection, connect
 from .client_messages import ClientResponse
 from .config import ClientConfig, ServerConfig
 from .errors import ConfigError, HeaderInvalid, QuicheH3Error
@@ -95,10 +95,10 @@ class _Upstream:
             address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
         self._url = f"https://[{address}]:{port}" if address.version == 6 else f"https://{address}:{port}"
         self._lock = threading.Lock()
-        self._client: Client | None = None
+        self._client: ClientConnection | None = None
         self._closed = False
 
-    def client(self) -> Client:
+    def client(self) -> ClientConnection:
         """Raises ConnectError when there is no server any more."""
         with self._lock:
             if self._client is None or self._client.closed:

@@ -21,8 +21,8 @@ import pytest
 import quiche_h3
 from quiche_h3 import (
     Address,
-    Client,
     ClientConfig,
+    ClientConnection,
     ClientRequest,
     ConfigError,
     ConnectError,
@@ -172,7 +172,7 @@ def app(application: Application) -> Iterator[Application]:
 
 
 @pytest.fixture
-def client(app: Application) -> Iterator[Client]:
+def client(app: Application) -> Iterator[ClientConnection]:
     with quiche_h3.connect(app.server.address.url, verify=False) as client:
         yield client
 
@@ -187,7 +187,7 @@ def streams(app: Application) -> int:
     return sum(len(c.context.streams) for c in app.server.connections if c.context is not None)
 
 
-def test_get(client: Client) -> None:
+def test_get(client: ClientConnection) -> None:
     """A response has status, fields, and a body as text; the connection speaks h3 (RFC 9114 3.1, 4.1)."""
     response = client.get("/hello")
     assert (response.status, response.text) == (200, "Hello, HTTP/3!\n")
@@ -200,14 +200,14 @@ def test_get(client: Client) -> None:
     assert client.stats()["packets_received"] > 0
 
 
-def test_status_error(client: Client) -> None:
+def test_status_error(client: ClientConnection) -> None:
     """raise_for_status() raises for 4xx and 5xx, with the status."""
     with pytest.raises(StatusError, match="404") as caught:
         client.get("/nowhere").raise_for_status()
     assert caught.value.status == 404
 
 
-def test_what_the_server_is_told(client: Client) -> None:
+def test_what_the_server_is_told(client: ClientConnection) -> None:
     """Method, target, authority, fields and body arrive; names in lower case (RFC 9114 4.2, 4.3.1)."""
     answer = client.put("/describe?a=1&b=%20", headers={"X-One": "1"}, data="text").json()
     assert (answer["method"], answer["path"], answer["body"]) == ("PUT", "/describe?a=1&b=%20", "text")
@@ -220,7 +220,7 @@ def test_what_the_server_is_told(client: Client) -> None:
     assert (answer["method"], answer["headers"]) == ("DELETE", {"x-two": "2"})
 
 
-def test_targets(client: Client) -> None:
+def test_targets(client: ClientConnection) -> None:
     """A full URL of this server is as good as a path; what needs it is percent-encoded (RFC 3986 2.1)."""
     base = f"https://127.0.0.1:{client.origin.port}"
     assert client.get(base + "/hello#fragment").status == 200
@@ -243,7 +243,7 @@ def test_targets(client: Client) -> None:
     ],
 )
 def test_requests_that_are_not_sent(
-    client: Client, arguments: dict[str, Any], error: type[Exception]
+    client: ClientConnection, arguments: dict[str, Any], error: type[Exception]
 ) -> None:
     """What would be a malformed request raises and sends nothing (RFC 9114 4.2); the next one is served."""
     with pytest.raises(error):
@@ -251,13 +251,13 @@ def test_requests_that_are_not_sent(
     assert client.get("/hello").status == 200
 
 
-def test_head(client: Client) -> None:
+def test_head(client: ClientConnection) -> None:
     """A HEAD response has the length of the body that GET would have, and none (RFC 9110 9.3.2)."""
     response = client.head("/hello")
     assert (response.status, response.headers["content-length"], response.content) == (200, "15", b"")
 
 
-def test_interim_responses(client: Client) -> None:
+def test_interim_responses(client: ClientConnection) -> None:
     """103 Early Hints comes before the final response and is kept apart from it (RFC 9114 4.1, RFC 8297)."""
     response = client.get("/interim")
     assert response.status == 200
@@ -266,7 +266,7 @@ def test_interim_responses(client: Client) -> None:
     ]
 
 
-def test_trailers_both_ways(client: Client) -> None:
+def test_trailers_both_ways(client: ClientConnection) -> None:
     """Fields after the body arrive in responses and in requests (RFC 9114 4.1)."""
     response = client.get("/trailers")
     assert response.content == b"body"
@@ -279,7 +279,7 @@ def test_trailers_both_ways(client: Client) -> None:
     assert answer == {"body": "a body", "trailers": {"x-sum": "5"}}
 
 
-def test_download(client: Client) -> None:
+def test_download(client: ClientConnection) -> None:
     """16 MiB arrive whole, read little by little."""
     size = 16 * MIB
     with client.get(f"/bytes/{size}") as response:
@@ -287,7 +287,7 @@ def test_download(client: Client) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bytes", "iterable", "file", "chunks"])
-def test_upload(client: Client, tmp_path: Path, kind: str) -> None:
+def test_upload(client: ClientConnection, tmp_path: Path, kind: str) -> None:
     """16 MiB come back whole from an echo, far beyond every window in both directions (RFC 9000 4.1)."""
     size = 16 * MIB
     if kind == "chunks":
@@ -304,7 +304,7 @@ def test_upload(client: Client, tmp_path: Path, kind: str) -> None:
         assert digest(iter(client.post("/echo", data=data))) == digest(blocks(size))
 
 
-def test_length_is_announced(client: Client, tmp_path: Path) -> None:
+def test_length_is_announced(client: ClientConnection, tmp_path: Path) -> None:
     """content-length is sent where it is known: of bytes and of what is left in a file (RFC 9110 8.6)."""
     path = tmp_path / "body"
     path.write_bytes(b"0123456789")
@@ -315,14 +315,14 @@ def test_length_is_announced(client: Client, tmp_path: Path) -> None:
     assert "content-length" not in client.post("/describe", data=io.StringIO("text")).json()["headers"]
 
 
-def test_many_at_once(client: Client) -> None:
+def test_many_at_once(client: ClientConnection) -> None:
     """250 requests in flight together, more than the server's 100 streams: the others wait (RFC 9000 4.6)."""
     requests = [client.send("GET", "/hello") for _ in range(250)]
     assert all(request.response().text == "Hello, HTTP/3!\n" for request in requests)
     assert sorted(request.stream_id for request in requests) == list(range(0, 1000, 4))
 
 
-def test_many_threads(client: Client) -> None:
+def test_many_threads(client: ClientConnection) -> None:
     """100 requests from 16 threads on one connection, with bodies of their own."""
 
     def exchange(number: int) -> bool:
@@ -333,7 +333,7 @@ def test_many_threads(client: Client) -> None:
         assert all(pool.map(exchange, range(100)))
 
 
-def test_unread_body_shuts_the_window(app: Application, client: Client) -> None:
+def test_unread_body_shuts_the_window(app: Application, client: ClientConnection) -> None:
     """What nobody reads stays with the server: window and queue full, it stops (RFC 9000 4.1)."""
     app.produced = 0
     with client.get(f"/bytes/{64 * MIB}") as response:
@@ -346,7 +346,7 @@ def test_unread_body_shuts_the_window(app: Application, client: Client) -> None:
         assert app.produced <= 2 * window + queue_bytes + len(BLOCK)
 
 
-def test_body_is_produced_as_it_is_taken(app: Application, client: Client) -> None:
+def test_body_is_produced_as_it_is_taken(app: Application, client: ClientConnection) -> None:
     """An iterable is pulled no faster than the server takes it: the window and our queue, no more."""
     pulled = 0
 
@@ -366,7 +366,7 @@ def test_body_is_produced_as_it_is_taken(app: Application, client: Client) -> No
     assert request.response().json() == {"bytes": 32 * MIB}
 
 
-def test_early_answer(client: Client) -> None:
+def test_early_answer(client: ClientConnection) -> None:
     """A server that answers and stops the upload with H3_NO_ERROR is heard all the same (RFC 9114 4.1)."""
     response = client.post("/refuse", data=blocks(64 * MIB))
     assert (response.status, response.content) == (413, b"too much")
@@ -376,7 +376,7 @@ def test_early_answer(client: Client) -> None:
             write_all(request, 100 * len(BLOCK))
 
 
-def test_body_source_that_fails(app: Application, client: Client) -> None:
+def test_body_source_that_fails(app: Application, client: ClientConnection) -> None:
     """What the body's source raises comes out of response(), and the request is cancelled."""
 
     def source() -> Iterator[bytes]:
@@ -392,7 +392,7 @@ def test_body_source_that_fails(app: Application, client: Client) -> None:
     assert client.get("/hello").status == 200
 
 
-def test_reset_by_the_server(client: Client) -> None:
+def test_reset_by_the_server(client: ClientConnection) -> None:
     """A reset reaches the reader with its code, after which the connection goes on (RFC 9114 8.1)."""
     with pytest.raises(StreamReset) as caught:
         client.get("/reset").read_all()
@@ -400,20 +400,20 @@ def test_reset_by_the_server(client: Client) -> None:
     assert client.get("/hello").status == 200
 
 
-def test_length_that_is_not_kept(client: Client) -> None:
+def test_length_that_is_not_kept(client: ClientConnection) -> None:
     """A body of another length than announced makes the response malformed (RFC 9114 4.1.2)."""
     with pytest.raises(StreamReset) as caught:
         client.get("/short").read_all()
     assert caught.value.code == H3ErrorCode.H3_MESSAGE_ERROR
 
 
-def test_limit_of_read_all(client: Client) -> None:
+def test_limit_of_read_all(client: ClientConnection) -> None:
     """read_all(limit) raises PayloadTooLarge instead of filling the memory."""
     with client.get(f"/bytes/{MIB}") as response, pytest.raises(PayloadTooLarge):
         response.read_all(100 * KIB)
 
 
-def test_dropped_requests_are_cancelled(app: Application, client: Client) -> None:
+def test_dropped_requests_are_cancelled(app: Application, client: ClientConnection) -> None:
     """A request or response that nobody holds any more costs the server nothing: 300 of each, then one."""
     for _ in range(300):
         client.get(f"/bytes/{4 * MIB}")
@@ -423,7 +423,7 @@ def test_dropped_requests_are_cancelled(app: Application, client: Client) -> Non
     eventually(lambda: streams(app) == 0)
 
 
-def test_timeouts(app: Application, client: Client) -> None:
+def test_timeouts(app: Application, client: ClientConnection) -> None:
     """A wait that is too long raises TimedOut, a TimeoutError; it ends the request, not the connection."""
     with pytest.raises(TimedOut):
         client.get("/hold", timeout=0.05)
@@ -438,7 +438,7 @@ def test_timeouts(app: Application, client: Client) -> None:
     assert client.get("/hello").text == "Hello, HTTP/3!\n"
 
 
-def test_datagrams(client: Client) -> None:
+def test_datagrams(client: ClientConnection) -> None:
     """QUIC datagrams go both ways (RFC 9221); a callback may send, and is told when it tries to wait."""
     received: queue.Queue[Any] = queue.Queue()
 

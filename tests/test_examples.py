@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 import quiche_h3
-from quiche_h3 import Client, StreamReset
+from quiche_h3 import ClientConnection, StreamReset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @contextmanager
-def serving(name: str, *options: str, **environment: str) -> Iterator[Client]:
+def serving(name: str, *options: str, **environment: str) -> Iterator[ClientConnection]:
     """A client of an example that runs under `quiche-h3 serve`, which must end with exit code 0."""
     command = [sys.executable, "-m", "quiche_h3", "serve", f"{EXAMPLES / name}:server", "--dev-cert"]
     command += ["--port", "0", "--host", "127.0.0.1", "--no-access-log", *options]

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 import quiche_h3
-from quiche_h3 import Client, Server, ServerConfig
+from quiche_h3 import ClientConnection, Server, ServerConfig
 from quiche_h3.cli import cli
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @contextmanager
-def running(namespace: dict[str, Any]) -> Iterator[Client]:
+def running(namespace: dict[str, Any]) -> Iterator[ClientConnection]:
     server: Server = namespace["server"]
     server.config.bind_addr, server.config.bind_port = "127.0.0.1", 0
     with server.running() as address, quiche_h3.connect(address.url, verify=False) as client:

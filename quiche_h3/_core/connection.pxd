@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from quiche_h3._core.libquiche cimport quiche_conn, quiche_send_info
-from quiche_h3._core.libc_net cimport sockaddr_storage
+from quiche_h3._core.libc_net cimport sockaddr_storage, socklen_t
 from quiche_h3._core.settings cimport EngineSettings
 from quiche_h3._core.udp cimport udp_socket
 
@@ -76,4 +76,5 @@ cdef class Connection:
     cdef object _close_reason
     cdef quiche_conn *quic(self) except? NULL
     cdef int release(self) except -1
+    cdef socklen_t local_len(self)
     cdef void touch(self)

@@ -4,10 +4,15 @@ import time
 
 from libc.stdlib cimport free
 from libc.string cimport memset
+from quiche_h3._core.libc_net cimport AF_INET, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t
 from quiche_h3._core.libquiche cimport *
-from quiche_h3._core.udp cimport address_of
+from quiche_h3._core.udp cimport address_of, to_sockaddr
 
 from quiche_h3.errors import ConnectionClosed, check_quic
+
+
+cdef socklen_t sockaddr_len(const sockaddr_storage *a) noexcept:
+    return sizeof(sockaddr_in) if a.ss_family == AF_INET else sizeof(sockaddr_in6)
 
 
 cdef class Protocol:
@@ -62,6 +67,9 @@ cdef class Connection:
         self.c.held_info = NULL
         self._endpoint = None
         return 0
+
+    cdef socklen_t local_len(self):
+        return sockaddr_len(&self.c.local)
 
     cdef void touch(self):
         """Something was queued: the endpoint sends for this connection at the end of the turn."""
@@ -132,6 +140,56 @@ cdef class Connection:
     def in_early_data(self):
         """The handshake is not complete and 0-RTT data is being exchanged."""
         return self.quic() != NULL and quiche_conn_is_in_early_data(self.c.quic)
+
+    @property
+    def session(self):
+        """What resumes the TLS session in a later connection (RFC 8446 4.6.1); None before a ticket came."""
+        cdef const uint8_t *p = NULL
+        cdef size_t n = 0
+        if self.quic() == NULL:
+            return None
+        quiche_conn_session(self.c.quic, &p, &n)
+        return p[:n] if n else None
+
+    @property
+    def migration_disabled(self):
+        """The peer asks us not to migrate (RFC 9000 18.2, disable_active_migration)."""
+        cdef quiche_transport_params p
+        return (self.quic() != NULL and quiche_conn_peer_transport_params(self.c.quic, &p)
+                and p.peer_disable_active_migration)
+
+    def probe_path(self, local):
+        """Begins to validate the path from `local` (host, port) to the peer (RFC 9000 8.2). Client only.
+
+        `local` is the address of one of the endpoint's sockets. Raises QuicError, with OUT_OF_IDENTIFIERS while the
+        peer has given no connection ID for another path.
+        """
+        cdef sockaddr_storage address
+        cdef socklen_t n = to_sockaddr(local[0], local[1], &address)
+        cdef uint64_t seq
+        if self.quic() == NULL:
+            raise self.close_reason or ConnectionClosed(False, 0, b"", False)
+        check_quic(quiche_conn_probe_path(
+            self.c.quic, <sockaddr *>&address, n, <sockaddr *>&self.c.peer, sockaddr_len(&self.c.peer), &seq))
+        self.touch()
+
+    def path_validated(self, local):
+        """The peer has answered on the path from `local`."""
+        cdef sockaddr_storage address
+        cdef socklen_t n = to_sockaddr(local[0], local[1], &address)
+        return self.quic() != NULL and quiche_conn_is_path_validated(
+            self.c.quic, <sockaddr *>&address, n, <sockaddr *>&self.c.peer, sockaddr_len(&self.c.peer)) == 1
+
+    def migrate(self, local):
+        """From now on everything goes by the path from `local` (RFC 9000 9.2). Raises QuicError. Client only."""
+        cdef sockaddr_storage address
+        cdef socklen_t n = to_sockaddr(local[0], local[1], &address)
+        cdef uint64_t seq
+        if self.quic() == NULL:
+            raise self.close_reason or ConnectionClosed(False, 0, b"", False)
+        check_quic(quiche_conn_migrate_source(self.c.quic, <sockaddr *>&address, n, &seq))
+        self.c.local = address
+        self.touch()
 
     @property
     def close_reason(self):

@@ -52,6 +52,7 @@ cdef class Endpoint:
     cdef readonly list sockets
     cdef udp_socket *raw_sockets[16]    # the same, for the loops without the GIL
     cdef int socket_count
+    cdef list free_slots                # indices of sockets that were removed
     cdef object wake                    # called without arguments when a turn is wanted from outside of one
     cdef cid_table table
     cdef deadlines due

@@ -83,6 +83,7 @@ cdef class Endpoint:
         self.server = server
         self.wake = wake
         self.sockets = []
+        self.free_slots = []
         self.connections = {}
         self.next_id = 1
         self.now = monotonic()
@@ -102,12 +103,40 @@ cdef class Endpoint:
 
     def add_socket(self, UdpSocket sock):
         """Takes a socket into service. Returns its index for `receive()`."""
+        cdef int index
+        if self.free_slots:
+            index = self.free_slots.pop()
+            self.sockets[index] = sock
+            self.raw_sockets[index] = &sock.u
+            return index
         if self.socket_count == MAX_SOCKETS:
             raise ValueError(f"an endpoint has at most {MAX_SOCKETS} sockets")
         self.sockets.append(sock)
         self.raw_sockets[self.socket_count] = &sock.u
         self.socket_count += 1
         return self.socket_count - 1
+
+    def remove_socket(self, int index):
+        """Closes a socket that no connection's path begins at any more; its index is free for another one.
+
+        Raises ValueError for one that is in use, RuntimeError in a turn.
+        """
+        cdef UdpSocket sock = self.sockets[index]
+        cdef Connection conn
+        cdef quiche_send_info path
+        if self.in_turn:
+            raise RuntimeError("remove_socket() was called from a handler")
+        for conn in self.connections.values():
+            if conn.c.sock == &sock.u:
+                memcpy(&path.from_, &conn.c.local, sizeof(path.from_))
+                path.from_len = conn.local_len()
+                conn.c.sock = self.socket_for(&conn.c, &path)  # not this one if just a late packet came in by it
+                if conn.c.sock == &sock.u:
+                    raise ValueError("the socket is in use")
+        sock.close()
+        sock.u.bound_len = sock.u.wildcard = 0
+        sock.u.first = sock.u.count = sock.u.used = 0
+        self.free_slots.append(index)
 
     # Incoming
 

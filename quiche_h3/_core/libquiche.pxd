@@ -194,6 +194,15 @@ cdef extern from "quiche.h" nogil:
     ctypedef struct quiche_path_event:
         pass
 
+    ctypedef struct quiche_transport_params:
+        c_bool peer_disable_active_migration
+
+    bint quiche_conn_peer_transport_params(const quiche_conn *conn, quiche_transport_params *out)
+    int quiche_conn_probe_path(quiche_conn *conn, const sockaddr *local, socklen_t local_len,
+                               const sockaddr *peer, socklen_t peer_len, uint64_t *seq)
+    int quiche_conn_migrate_source(quiche_conn *conn, const sockaddr *local, socklen_t local_len, uint64_t *seq)
+    int quiche_conn_is_path_validated(const quiche_conn *conn, const sockaddr *from_, size_t from_len,
+                                      const sockaddr *to, size_t to_len)
     quiche_path_event *quiche_conn_path_event_next(quiche_conn *conn)
     int quiche_path_event_type(const quiche_path_event *ev)
     void quiche_path_event_peer_migrated(const quiche_path_event *ev,

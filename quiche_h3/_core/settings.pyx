@@ -80,6 +80,14 @@ cdef class EngineSettings:
             quiche_config_set_max_amplification_factor(q, config.max_amplification_factor)
             if config.enable_early_data:
                 quiche_config_enable_early_data(q)
+        else:
+            if config.client_cert_path is not None:
+                load(quiche_config_load_cert_chain_from_pem_file(q, os.fsencode(config.client_cert_path)),
+                     "client_cert_path", config.client_cert_path)
+                load(quiche_config_load_priv_key_from_pem_file(q, os.fsencode(config.client_key_path)),
+                     "client_key_path", config.client_key_path)
+            if config.early_data != "never":
+                quiche_config_enable_early_data(q)
         if config.keylog_path is not None:
             self.keylog = open(config.keylog_path, "ab", buffering=0)
             quiche_config_log_keys(q)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import quiche_h3
-from quiche_h3 import Client, ConnectError, ConnectionClosed, StreamingError, TimedOut
+from quiche_h3 import ClientConnection, ConnectError, ConnectionClosed, StreamingError, TimedOut
 
 from . import pattern
 from .certificates import Certificate, make_certificate
@@ -35,7 +35,7 @@ def server(peer: Peer, certificate: Certificate) -> Iterator[Process]:
 
 
 @pytest.fixture
-def client(server: Process, certificate: Certificate) -> Iterator[Client]:
+def client(server: Process, certificate: Certificate) -> Iterator[ClientConnection]:
     with quiche_h3.connect(server.url, cafile=str(certificate.certificate)) as client:
         yield client
 
@@ -47,7 +47,7 @@ def sha256(chunks: Iterator[bytes]) -> str:
     return digest.hexdigest()
 
 
-def test_get(client: Client) -> None:
+def test_get(client: ClientConnection) -> None:
     """Certificate verified, h3 negotiated, status and body as they should be (RFC 9114 3.1, 4.1)."""
     response = client.get("/hello")
     assert (response.status, response.text) == (200, "Hello, HTTP/3!")
@@ -69,7 +69,7 @@ def test_trust(server: Process, certificate: Certificate, tmp_path: Path, host: 
         assert client.get("/hello").status == 200
 
 
-def test_many(client: Client) -> None:
+def test_many(client: ClientConnection) -> None:
     """100 requests in flight on one connection, from one thread and from many."""
     requests = [client.send("GET", "/hello") for _ in range(100)]
     assert all(request.response().text == "Hello, HTTP/3!" for request in requests)
@@ -78,7 +78,7 @@ def test_many(client: Client) -> None:
     assert texts == ["Hello, HTTP/3!"] * 100
 
 
-def test_post(client: Client) -> None:
+def test_post(client: ClientConnection) -> None:
     """A body of bytes, of an iterable, and none at all arrive whole by SHA-256."""
     size = 900 * KIB + 1
     body = b"".join(pattern.chunks(size))
@@ -94,7 +94,7 @@ def test_post(client: Client) -> None:
     [16 * MIB, pytest.param(GIB, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
     ids=["16MiB", "1GiB"],
 )
-def test_large(client: Client, go_peer: GoPeer, peer: Peer, size: int) -> None:
+def test_large(client: ClientConnection, go_peer: GoPeer, peer: Peer, size: int) -> None:
     """A large body comes and goes whole, streamed."""
     if size == GIB and peer is not go_peer:
         pytest.skip("aioquic would take minutes for a GiB")
@@ -104,7 +104,7 @@ def test_large(client: Client, go_peer: GoPeer, peer: Peer, size: int) -> None:
     assert answer == {"bytes": size, "sha256": pattern.sha256(size)}
 
 
-def test_both_ways_at_once(client: Client) -> None:
+def test_both_ways_at_once(client: ClientConnection) -> None:
     """16 MiB through an echo, far beyond every window, with trailers after it and back (RFC 9114 4.1)."""
     size = 16 * MIB
     with client.open("POST", "/echo", headers={"trailer": "x-checksum"}) as request:
@@ -121,7 +121,7 @@ def test_both_ways_at_once(client: Client) -> None:
     assert response.trailers["x-checksum"] == "after the request"
 
 
-def test_response_trailers(client: Client) -> None:
+def test_response_trailers(client: ClientConnection) -> None:
     """Fields after the body, there once the body was read (RFC 9114 4.1)."""
     response = client.get("/trailers")
     assert response.text == "body before trailers"
@@ -129,7 +129,7 @@ def test_response_trailers(client: Client) -> None:
     assert response.trailers["x-trailer"] == "after the body"
 
 
-def test_cancelled(client: Client) -> None:
+def test_cancelled(client: ClientConnection) -> None:
     """Cancelled downloads and uploads cost their streams and no more, 200 times over (RFC 9114 4.1.1)."""
     for turn in range(200):
         if turn % 2:
@@ -141,7 +141,7 @@ def test_cancelled(client: Client) -> None:
     assert client.get("/hello").status == 200
 
 
-def test_timeout(client: Client) -> None:
+def test_timeout(client: ClientConnection) -> None:
     """A response that does not come in time: TimedOut, and the connection goes on."""
     with client.open("POST", "/upload") as request, pytest.raises(TimedOut):
         request.response(timeout=0.1)

@@ -1,0 +1,119 @@
+"""The methods that all clients have, waiting or awaited: `request()` by its usual names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
+
+from .client_exchange import SAFE_METHODS, ClientExchange, Prepared
+from .errors import ConnectionClosed, RedirectError
+from .request import Priority
+from .timeouts import Timeout
+from .urls import Redirect, redirect_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+
+    from typing_extensions import Unpack
+
+    from .client_exchange import Chunk, Data, HeaderItems
+    from .headers import Headers
+
+R = TypeVar("R")
+
+
+class RequestOptions(TypedDict, total=False):
+    """What every request takes besides method and URL."""
+
+    headers: HeaderItems | None
+    data: Data | AsyncIterable[Chunk] | None
+    json: Any
+    timeout: Timeout | None
+    priority: Priority | None
+    follow_redirects: bool
+
+
+class Verbs(Generic[R]):
+    """`request()` by its usual names. `R` is a response, or what is awaited for one."""
+
+    def request(self, method: str, url: str, **options: Unpack[RequestOptions]) -> R:
+        """Sends a request and waits for its response: for status and fields, not for the body."""
+        raise NotImplementedError
+
+    def get(self, url: str, **options: Unpack[RequestOptions]) -> R:
+        """`request("GET", ...)`."""
+        return self.request("GET", url, **options)
+
+    def head(self, url: str, **options: Unpack[RequestOptions]) -> R:
+        """`request("HEAD", ...)`: status and fields as of GET, no body."""
+        return self.request("HEAD", url, **options)
+
+    def options(self, url: str, **options: Unpack[RequestOptions]) -> R:
+        """`request("OPTIONS", ...)`."""
+        return self.request("OPTIONS", url, **options)
+
+    def post(self, url: str, **options: Unpack[RequestOptions]) -> R:
+        """`request("POST", ...)`."""
+        return self.request("POST", url, **options)
+
+    def put(self, url: str, **options: Unpack[RequestOptions]) -> R:
+        """`request("PUT", ...)`."""
+        return self.request("PUT", url, **options)
+
+    def patch(self, url: str, **options: Unpack[RequestOptions]) -> R:
+        """`request("PATCH", ...)`."""
+        return self.request("PATCH", url, **options)
+
+    def delete(self, url: str, **options: Unpack[RequestOptions]) -> R:
+        """`request("DELETE", ...)`."""
+        return self.request("DELETE", url, **options)
+
+
+def may_send_again(prepared: Prepared, exchange: ClientExchange) -> bool:
+    """A request whose body we still have, and that the server has not processed or may well process twice.
+
+    RFC 9114 4.1.1 and 5.2: rejected, or beyond the GOAWAY. RFC 8470 5.2: too early. And a safe one that went
+    down with the connection whose 0-RTT it was in.
+    """
+    if prepared.body is None:
+        return False
+    if exchange.error is None:
+        return exchange.early  # answered with 425
+    lost = isinstance(exchange.error, ConnectionClosed) and exchange.early and prepared.method in SAFE_METHODS
+    return exchange.unprocessed or lost
+
+
+def next_request(
+    status: int, headers: Headers, method: str, url: str, done: int, limit: int, whole: bool
+) -> Redirect | None:
+    """The request that a redirect asks for. Raises RedirectError where it cannot be sent."""
+    redirect = redirect_of(status, headers.get("location"), method, url)
+    if redirect is None:
+        return None
+    if done >= limit:
+        raise RedirectError(f"more than {limit} redirects, the last one to {redirect.url}")
+    if not redirect.url.startswith("https:"):
+        raise RedirectError(f"a redirect leads to {redirect.url}, which is not https")
+    if redirect.keeps_body and not whole:
+        raise RedirectError("a redirect asks for the body once more, and its source was read already")
+    return redirect
+
+
+def redirected(options: RequestOptions, redirect: Redirect) -> RequestOptions:
+    """The options for it: no unwanted body, no credentials for another origin (RFC 9110 15.4)."""
+    dropped = {"host"}
+    if not redirect.keeps_body:
+        dropped |= {"content-length", "content-type", "content-encoding", "content-language"}
+    if not redirect.same_origin:
+        dropped |= {"authorization", "cookie", "proxy-authorization"}
+    given = options.get("headers") or ()
+    pairs = given.items() if hasattr(given, "items") else given
+    kept = [(name, value) for name, value in pairs if _lower(name) not in dropped]
+    result = RequestOptions(**options)
+    result["headers"] = kept
+    if not redirect.keeps_body:
+        result["data"] = result["json"] = None
+    return result
+
+
+def _lower(name: str | bytes) -> str:
+    return (name.decode("latin-1") if isinstance(name, bytes) else name).lower()
