@@ -100,7 +100,10 @@ class Exchange:
         """Body bytes that are there now. Raises what broke the stream."""
         if self.error is not None:
             raise self.error
-        return self.stream.recv(size)
+        chunk = self.stream.recv(size)
+        if not self.length_is_right(ended=False) and self.error is not None:
+            raise self.error
+        return chunk
 
     def when_readable(self, callback: Callable[[], None]) -> None:
         """Calls back once when there is more to take, or nothing more to wait for."""
@@ -289,6 +292,8 @@ class Exchange:
             return
         while chunk := self.stream.recv():
             buffer.append(chunk)
+        if not self.length_is_right(ended=False):
+            return
         if self.stream.bytes_received > self.dispatcher.config.max_non_streaming_body_bytes:
             self._buffer = None
             self.fail(PayloadTooLarge("the body is larger than max_non_streaming_body_bytes"))
@@ -307,10 +312,12 @@ class Exchange:
             return
         self.on_readable()
 
-    def length_is_right(self) -> bool:
+    def length_is_right(self, ended: bool = True) -> bool:
         """A body of another length than announced makes the message malformed (RFC 9114 4.1.2)."""
-        expected = self.request.content_length
-        if expected is None or expected == self.stream.bytes_received or self.error is not None:
+        expected, received = self.request.content_length, self.stream.bytes_received
+        if expected is None or self.error is not None:
+            return True
+        if received == expected or (received < expected and not ended):
             return True
         self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
         self._broken(StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False))

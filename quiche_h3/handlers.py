@@ -161,9 +161,12 @@ class Dispatcher:
 
     def refused(self, stream: Stream, status: int) -> None:
         """A request that is malformed or over a limit: it gets its status and nothing else."""
-        stream.send_headers([(b":status", b"%d" % status), (b"content-length", b"0")], True)
-        code = H3ErrorCode.H3_MESSAGE_ERROR if status == 400 else H3ErrorCode.H3_NO_ERROR
-        stream.stop_receiving(code)
+        malformed = status == 400
+        stream.send_headers([(b":status", b"%d" % status), (b"content-length", b"0")], not malformed)
+        if malformed:  # a stream error, before which it may be told so (RFC 9114 4.1.2)
+            stream.reset_after_turn(H3ErrorCode.H3_MESSAGE_ERROR)
+        else:
+            stream.stop_receiving(H3ErrorCode.H3_NO_ERROR)
         if self._log_all:
             connection = stream.connection
             log_access(connection.peer_address, "-", "-", status, 0, 0.0, connection.id, stream.id)

@@ -507,6 +507,11 @@ cdef class HqStream:
         self.http3.connection.touch()
         self.settle()
 
+    def reset_after_turn(self, uint64_t code):
+        """Ends an answer that is no 200, as always; there is nothing that would have to go out before."""
+        self.enqueue(b"", True)
+        self.stop_receiving(code)
+
     cdef int settle(self) except -1:
         """Both halves are over: nothing refers to the stream any more but its handler."""
         if self.fin_read and not self.receiving and not self.sending:

@@ -30,6 +30,7 @@ cdef class Http3(Protocol):
     cdef object app
     cdef readonly dict streams          # stream id -> Stream
     cdef object waiting                 # client: requests that wait for stream credit
+    cdef list resetting                 # (stream, code): what they have said goes out in this turn, the reset in the next
     cdef Http3Limits limits
     cdef Http3Counters counters
     cdef bint server

@@ -91,6 +91,7 @@ cdef class Http3(Protocol):
         self.waiting = deque()
         self.refuse_from = -1
         self.unacknowledged = []
+        self.resetting = []
 
     def __dealloc__(self):
         if self.h3 != NULL:
@@ -110,6 +111,11 @@ cdef class Http3(Protocol):
         cdef Stream stream
         if self.h3 == NULL:
             return False
+        if self.resetting:
+            for stream, code in self.resetting:
+                if stream.sending or stream.receiving:
+                    stream.reset(code)
+            self.resetting.clear()
         # First all ids, then the streams: the write of nothing below makes its stream writable anew.
         while count < WRITABLE_PER_TURN:
             stream_id = quiche_conn_stream_writable_next(self.connection.c.quic)
@@ -147,7 +153,7 @@ cdef class Http3(Protocol):
             self.open_waiting()
         if self.refuse_from >= 0 and not self.goaway_sent:
             self.send_goaway()
-        return left == 0 or more
+        return left == 0 or more or len(self.resetting) > 0
 
     cdef int failed(self, uint64_t stream_id, object error) except -1:
         """A handler raised where nobody can catch it: its stream is given up, nothing else."""
@@ -723,6 +729,11 @@ cdef class Stream:
         self.broken = True
         self.http3.connection.touch()
         self.settle()
+
+    def reset_after_turn(self, uint64_t code):
+        """The same in the next turn: what was sent until now goes out before, where there is room for it."""
+        self.http3.resetting.append((self, code))
+        self.http3.connection.touch()
 
     cdef int settle(self) except -1:
         """Both halves are over: nothing refers to the stream any more but its handler."""

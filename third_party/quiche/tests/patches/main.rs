@@ -2,6 +2,7 @@
 
 mod claimed_streams;
 mod discard_streams;
+mod early_errors;
 mod fragments;
 mod frames;
 mod h3_server;
