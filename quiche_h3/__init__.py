@@ -84,6 +84,7 @@ from .errors import (
     UriTooLong,
     WebTransportError,
     WebTransportStreamError,
+    WebTransportStreamReset,
     WouldBlock,
     crypto_alert,
     describe_code,
@@ -126,6 +127,14 @@ from .timeouts import (
 from .tls import (
     make_dev_certificate,
 )
+from .webtransport import (
+    CloseInfo,
+    WebTransportSession,
+    WebTransportStream,
+)
+from .webtransport_server import (
+    ServerSession,
+)
 
 __version__ = "0.1.0"
 
@@ -142,6 +151,7 @@ __all__ = [
     "ClientConnection",
     "ClientRequest",
     "ClientResponse",
+    "CloseInfo",
     "ClosedEvent",
     "ConfigError",
     "ConnectError",
@@ -200,6 +210,7 @@ __all__ = [
     "Router",
     "Server",
     "ServerConfig",
+    "ServerSession",
     "ServiceUnavailable",
     "SessionClosed",
     "StatusError",
@@ -215,7 +226,10 @@ __all__ = [
     "Unsatisfiable",
     "UriTooLong",
     "WebTransportError",
+    "WebTransportSession",
+    "WebTransportStream",
     "WebTransportStreamError",
+    "WebTransportStreamReset",
     "WouldBlock",
     "connect",
     "crypto_alert",

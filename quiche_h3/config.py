@@ -142,6 +142,49 @@ class TransportConfig:
     max_header_name_length: int = integer(256, "bytes", 16, MIB, "Length of one field name.")
     max_header_value_length: int = integer(8192, "bytes", 16, MIB, "Length of one field value.")
 
+    # WebTransport
+    wt_max_sessions: int = integer(
+        16, "sessions", 1, MIB, "Sessions at once on one connection; more are refused (H3_REQUEST_REJECTED)."
+    )
+    wt_max_streams_uni: int = integer(
+        32, "streams", 0, MIB, "Unidirectional streams of the peer at once in a session; more are refused."
+    )
+    wt_max_streams_bidi: int = integer(
+        32, "streams", 0, MIB, "Bidirectional streams of the peer at once in a session; more are refused."
+    )
+    wt_max_stream_rate: int = integer(
+        0,
+        "streams/s",
+        0,
+        MIB,
+        "Streams a peer may open per second in a session, else refused; 0 is no limit.",
+    )
+    wt_max_datagram_rate: int = integer(
+        0,
+        "datagrams/s",
+        0,
+        100 * MIB,
+        "Datagrams taken per second in a session; more are dropped; 0: no limit.",
+    )
+    wt_max_queued_datagrams: int = integer(
+        1024, "datagrams", 1, MIB, "Received datagrams a session holds; then the oldest is dropped."
+    )
+    wt_write_quota_per_tick: int = integer(
+        64 * KIB, "bytes", KIB, 1 << 30, "What a stream may write in one turn of the event loop."
+    )
+    wt_session_idle_ms: int = integer(
+        60_000, "ms", 1, 7 * _DAY_MS, "A session without traffic for this long is closed."
+    )
+    wt_stream_pending_max: int = integer(
+        256 * KIB, "bytes", KIB, 1 << 30, "What a stream holds before its producer must wait."
+    )
+    wt_app_err_stream_limit: int = integer(
+        0x1000, "", 0, 0xFFFFFFFF, "Code that refuses a stream over the limit."
+    )
+    wt_app_err_invalid_stream: int = integer(
+        0x1001, "", 0, 0xFFFFFFFF, "Code that refuses a stream of no session."
+    )
+
     # Trust in the peer
     cafile: str | None = path("PEM file of the authorities that may have signed the peer's certificate.")
     ca_path: str | None = path(
@@ -392,28 +435,8 @@ class ServerConfig(TransportConfig):
     blocking_queue_limit: int = integer(1024, "requests", 0, MIB, "Requests waiting for a thread, else 503.")
     access_log: bool = flag(False, "One line per request to the logger quiche_h3.access.")
 
-    # WebTransport
-    enable_webtransport: bool = flag(False, "Negotiate WebTransport over extended CONNECT (RFC 9220).")
-    wt_max_streams_uni: int = integer(
-        32, "streams", 0, MIB, "Unidirectional streams a client may open in a session."
-    )
-    wt_max_streams_bidi: int = integer(
-        32, "streams", 0, MIB, "Bidirectional streams a client may open in a session."
-    )
-    wt_write_quota_per_tick: int = integer(
-        64 * KIB, "bytes", KIB, 1 << 30, "What a stream may write in one turn of the event loop."
-    )
-    wt_session_idle_ms: int = integer(
-        60_000, "ms", 1, 7 * _DAY_MS, "A session without traffic for this long is closed."
-    )
-    wt_stream_pending_max: int = integer(
-        256 * KIB, "bytes", KIB, 1 << 30, "What a stream holds before its producer must wait."
-    )
-    wt_app_err_stream_limit: int = integer(
-        0x1000, "", 0, 0xFFFFFFFF, "Code that refuses a stream over the limit."
-    )
-    wt_app_err_invalid_stream: int = integer(
-        0x1001, "", 0, 0xFFFFFFFF, "Code that refuses a stream of no session."
+    enable_webtransport: bool = flag(
+        True, "Negotiate WebTransport where the program has routes for it; false refuses it all."
     )
 
     @property

@@ -266,6 +266,22 @@ class StreamReset(StreamingError, WebTransportStreamError):
         return f"stream reset by {'the peer' if self.remote else 'us'}: {describe_code(True, self.code)}"
 
 
+class WebTransportStreamReset(StreamReset):
+    """The peer of a WebTransport session reset the stream, or wants no more of it.
+
+    `code` is the application's, -1 where the peer used one that is no application's, as when its session
+    went; `wire_code` is that of HTTP/3.
+    """
+
+    def __init__(self, wire_code: int, code: int | None) -> None:
+        super().__init__(-1 if code is None else code, True)
+        self.wire_code = wire_code
+
+    def __str__(self) -> str:
+        what = describe_code(True, self.wire_code) if self.code < 0 else f"code {self.code}"
+        return f"stream reset by the peer: {what}"
+
+
 class ConnectionClosed(StreamingError, DatagramError):
     """The connection is closed.
 
@@ -334,7 +350,7 @@ class StatusError(QuicheH3Error):
         return f"the server answered with status {self.status}"
 
 
-class SessionClosed(WebTransportError):
+class SessionClosed(WebTransportError, WebTransportStreamError, DatagramError):
     """The WebTransport session is closed."""
 
 

@@ -12,6 +12,7 @@ cdef class Dispatcher:
     cdef public object post
     cdef public object spawn
     cdef object _pool
+    cdef object _sessions
     cdef public object _exchange_of
     cdef list _own_fields
     cdef dict _exact

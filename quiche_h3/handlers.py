@@ -34,6 +34,7 @@ from .request import Request
 from .response import Response
 from .routing import ErrorHandler, HandlerKind, Route, Router
 from .threads import BlockingResponse, HandlerThreads, ThreadStream
+from .webtransport_server import Sessions
 
 if TYPE_CHECKING:
     import asyncio
@@ -59,6 +60,7 @@ NO_ASYNC_BODY: Final = AsyncBody()
 # As plain numbers: they are compared for every request.
 GENERATOR: Final = int(HandlerKind.GENERATOR)
 COROUTINE: Final = int(HandlerKind.COROUTINE)
+SESSION: Final = int(HandlerKind.SESSION)
 
 
 _PLAIN_RESULTS: Final = (str, bytes, dict, list, tuple)
@@ -74,6 +76,7 @@ class Dispatcher:
         self.post: Callable[..., None] = self._no_loop  # runs a function in the loop's thread
         self.spawn: Callable[[Any], asyncio.Task[None]] = self._no_asyncio
         self._pool: HandlerThreads | None = None
+        self._sessions = Sessions(self)
         self._exchange_of = self.exchange_for
         self._own_fields = [(b"server", config.server_header.encode())] if config.server_header else []
         self._exact = router.exact
@@ -116,6 +119,9 @@ class Dispatcher:
             self.admit(stream)
             kind = route.kind
             if stream.receiving or kind > COROUTINE or kind == GENERATOR:
+                if kind == SESSION:
+                    self._sessions.request(stream, request, route, self._own_fields)
+                    return
                 # A tunnel (CONNECT) has no end to wait for: its handler is called at once.
                 Exchange(self, stream, request, response).begin(route, method == b"CONNECT")
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final, TypeVar
@@ -34,6 +34,7 @@ class HandlerKind(IntEnum):
     COROUTINE = 2  # call it and await
     ASYNC_GENERATOR = 3  # call it, then pull chunks asynchronously
     BLOCKING = 4  # call it in the thread pool
+    SESSION = 5  # call it with a WebTransport session
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +43,19 @@ class ErrorHandler:
 
     handler: ErrorCallback
     kind: HandlerKind
+
+
+# Who may open sessions: pages of the same origin, those listed ("*" for all), or what a function says.
+Origins = Collection[str] | Callable[[str, Any], object] | None
+
+
+@dataclass(slots=True, eq=False)
+class SessionPolicy:
+    """What a route of WebTransport sessions adds to its handler, whose own kind is `kind`."""
+
+    kind: HandlerKind
+    origins: Origins
+    protocols: tuple[str, ...]
 
 
 _ErrorTable = dict[type[BaseException], ErrorHandler]
@@ -65,6 +79,7 @@ class Route:
     endpoint: Callable[..., object]
     params: tuple[str, ...] = ()
     errors: tuple[_ErrorTable, ...] = ()
+    session: SessionPolicy | None = None
 
     @property
     def blocking(self) -> bool:
@@ -175,6 +190,48 @@ class Router:
     def options(self, pattern: str, *, blocking: bool = False, name: str | None = None) -> Callable[[H], H]:
         """`route("OPTIONS", ...)`, in place of the automatic answer."""
         return self.route("OPTIONS", pattern, blocking=blocking, name=name)
+
+    def webtransport(
+        self,
+        pattern: str,
+        *,
+        origins: Origins = None,
+        protocols: Iterable[str] = (),
+        name: str | None = None,
+    ) -> Callable[[H], H]:
+        """Decorator: let a function of (session) or (request, session) serve WebTransport on `pattern`.
+
+        `async def`, whose return closes the session with code 0, or plain: it sets callbacks and returns.
+        Register it before the server is bound. `origins`: whose pages may open a session, None for those of
+        the same origin, a collection of origins ("*" for all), or a function of (origin, request).
+        `protocols`: the subprotocols it knows. Middleware stands around requests only.
+        """
+
+        def register(handler: H) -> H:
+            kind, arity = _inspect(handler, most=2)
+            if kind not in (HandlerKind.PLAIN, HandlerKind.COROUTINE):
+                raise RouteError(f"{pattern!r}: sessions are served by plain functions and coroutines")
+            known = tuple(protocols)
+            if any(not (p.isascii() and p.isprintable() and p) for p in known):
+                raise RouteError(f"{pattern!r}: the name of a subprotocol is printable ASCII")
+            self._take([("CONNECT", pattern)])
+            self._routes.append(
+                Route(
+                    ("CONNECT",),
+                    pattern,
+                    handler,
+                    HandlerKind.SESSION,
+                    arity,
+                    name or getattr(handler, "__qualname__", None) or type(handler).__qualname__,
+                    handler,
+                    parse_pattern(pattern).params,
+                    session=SessionPolicy(kind, origins, known),
+                )
+            )
+            self._changed()
+            return handler
+
+        return register
 
     def mount(self, prefix: str, router: Router) -> None:
         """Put all routes of `router`, present and future, under `prefix`.
@@ -412,7 +469,7 @@ def _arity(handler: Callable[..., object], most: int) -> int:
 
 def _compose(route: Route, layers: tuple[Middleware, ...]) -> tuple[Callable[..., Any], HandlerKind, int]:
     """The handler inside its middleware, outermost first, as (handler, kind, arity)."""
-    if not layers:
+    if not layers or route.kind is HandlerKind.SESSION:
         return route.handler, route.kind, route.arity
     waiting = [layer for layer in layers if _kind(layer) is HandlerKind.COROUTINE]
     call = _with_two_arguments(route.handler, route.arity)

@@ -22,6 +22,7 @@ from ._core.hq import HQ_ALPN, Hq
 from ._core.http3 import Http3, Http3Counters, Stream
 from ._core.settings import EngineSettings
 from ._core.sockets import open_server_sockets
+from ._core.webtransport import WebTransport, WebTransportCounters
 from .config import EventBackend, ServerConfig
 from .drivers import Driver, LibevDriver
 from .errors import ConfigError, ConnectionClosed, H3ErrorCode, InvalidState
@@ -74,6 +75,7 @@ class Server(Router):
         self.config = ServerConfig.gather() if config is None else config
         self._dispatcher = Dispatcher(self.config, self)
         self._counters = Http3Counters()
+        self._webtransport = WebTransportCounters()
         self._limits = _limits(self.config)
         self._endpoint: Endpoint | None = None
         self._settings: EngineSettings | None = None
@@ -184,7 +186,7 @@ class Server(Router):
             quiche_log.enable(self.config.debug_log_throttle)
         certificate = load_certificate(self.config)
         try:
-            settings = EngineSettings(self.config, certificate)
+            settings = EngineSettings(self.config, certificate, self._wants_webtransport())
             sockets = open_server_sockets(self.config)
         except BaseException:
             certificate.close()
@@ -239,10 +241,13 @@ class Server(Router):
 
     def _wants_asyncio(self) -> bool:
         routes = self.routes()
-        kinds = {route.kind for route in routes}
+        kinds = {route.kind if route.session is None else route.session.kind for route in routes}
         for table in (self._errors, *(table for route in routes for table in route.errors)):
             kinds.update(handler.kind for handler in table.values())
         return self.config.event_backend is EventBackend.ASYNCIO or not kinds.isdisjoint(_ASYNC_KINDS)
+
+    def _wants_webtransport(self) -> bool:
+        return self.config.enable_webtransport and any(route.session for route in self.routes())
 
     async def serve(self) -> None:
         """Serves inside the running asyncio loop, until `stop()` or cancellation, which drains first."""
@@ -500,6 +505,8 @@ class Server(Router):
             return hq
         http3 = Http3(connection, self, self._limits, self._counters, server=True)
         connection.context = http3
+        if self._settings is not None and self._settings.webtransport:
+            WebTransport(http3, self._webtransport)
         return http3
 
     def connection_opened(self, connection: Connection) -> None:

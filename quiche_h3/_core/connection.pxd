@@ -39,6 +39,7 @@ cdef struct conn_t:
     sockaddr_storage peer
     sockaddr_storage local
     uint64_t created_at
+    uint64_t wake_at         # the protocol wants a turn then; 0 when it wants none
     uint64_t release_at      # pacing: nothing leaves before; 0 when free
     uint8_t *held            # owned: one packet whose time has not come
     size_t held_len

@@ -559,6 +559,8 @@ cdef class Endpoint:
             at = min(at, c.created_at + self.settings.handshake_timeout_ns)
         if c.release_at:
             at = min(at, c.release_at)
+        if c.wake_at:
+            at = min(at, c.wake_at)
         if not deadlines_set(&self.due, &c.due, at):
             raise MemoryError("no memory for the deadlines")
         return 0

@@ -24,6 +24,21 @@ cdef class Http3Counters:
     cdef http3_counters n
 
 
+cdef class Claims:
+    """Owns the streams that are no part of HTTP/3 (WebTransport), behind one narrow interface."""
+
+    # Handles what arrived and what may be written now. True: work is left for the next turn.
+    cdef bint service(self) except -1
+    # A stream may be written to. False: it is none of these.
+    cdef bint writable(self, uint64_t stream_id) except -1
+    # An HTTP datagram for a request that there is not, or not yet. False: it is dropped.
+    cdef bint datagram(self, uint64_t stream_id, bytes payload) except -1
+    # We have sent GOAWAY.
+    cdef int drain(self) except -1
+    # The connection is gone.
+    cdef int closed(self) except -1
+
+
 cdef class Http3(Protocol):
     cdef readonly Connection connection
     cdef quiche_h3_conn *h3             # owned; freed before the connection it points into
@@ -33,9 +48,10 @@ cdef class Http3(Protocol):
     cdef list resetting                 # (stream, code): what they have said goes out in this turn, the reset in the next
     cdef Http3Limits limits
     cdef Http3Counters counters
-    cdef bint server
+    cdef public Claims claims           # or None
+    cdef readonly bint server
     cdef bint extended_connect          # RFC 9220: announced by us
-    cdef uint64_t highest_request       # the first stream id that was not seen yet
+    cdef readonly uint64_t highest_request       # the first stream id that was not seen yet
     cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
     cdef bint goaway_sent               # that was said: there was room for it
     cdef list unacknowledged            # from then on: ids of answered requests, some perhaps not acknowledged

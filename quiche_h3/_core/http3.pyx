@@ -37,10 +37,6 @@ from quiche_h3.errors import (
     ResponseEnded, StreamClosed, StreamReset, WouldBlock, check_h3, check_quic,
 )
 
-cdef extern from "quiche_h3_extra.h" nogil:
-    uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)
-    void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id)
-
 log = logging.getLogger("quiche_h3")
 
 cdef enum:
@@ -70,6 +66,23 @@ cdef class Http3Counters:
         return out
 
 
+cdef class Claims:
+    cdef bint service(self) except -1:
+        return False
+
+    cdef bint writable(self, uint64_t stream_id) except -1:
+        return False
+
+    cdef bint datagram(self, uint64_t stream_id, bytes payload) except -1:
+        return False
+
+    cdef int drain(self) except -1:
+        return 0
+
+    cdef int closed(self) except -1:
+        return 0
+
+
 cdef class Http3(Protocol):
     """The HTTP/3 state of one connection."""
 
@@ -86,7 +99,7 @@ cdef class Http3(Protocol):
         self.limits = limits
         self.counters = counters
         self.server = server
-        self.extended_connect = server and connection.settings.config.enable_webtransport
+        self.extended_connect = server and connection.settings.webtransport
         self.streams = {}
         self.waiting = deque()
         self.refuse_from = -1
@@ -129,7 +142,9 @@ cdef class Http3(Protocol):
             stream_id = writable[i]
             stream = self.streams.get(stream_id)
             try:
-                if stream is None or not stream.sending:
+                if stream is None and self.claims is not None and self.claims.writable(stream_id):
+                    pass
+                elif stream is None or not stream.sending:
                     quiche_conn_stream_capacity(self.connection.c.quic, stream_id)
                 # Sends nothing: of all calls it alone tells the code, and it must be the first to see the stop.
                 elif (quiche_conn_stream_send(self.connection.c.quic, stream_id, EMPTY, 0, False, &code)
@@ -148,7 +163,8 @@ cdef class Http3(Protocol):
                 self.on_event(stream_id, event)
             except Exception as error:
                 self.failed(stream_id, error)
-        more = self.read_datagrams()
+        more = self.claims is not None and self.claims.service()
+        more = self.read_datagrams() or more
         if self.waiting:
             self.open_waiting()
         if self.refuse_from >= 0 and not self.goaway_sent:
@@ -181,6 +197,9 @@ cdef class Http3(Protocol):
             error = ConnectionClosed(False, 0, b"", False)
         quiche_h3_conn_free(self.h3)
         self.h3 = NULL
+        claims, self.claims = self.claims, None
+        if claims is not None:
+            (<Claims>claims).closed()
         streams = [*self.streams.values(), *self.waiting]
         self.streams.clear()
         self.waiting.clear()
@@ -390,6 +409,8 @@ cdef class Http3(Protocol):
         except Exception:
             log.exception("connection %d: datagram() failed", self.connection.id)
         if not taken:
+            if n >= size and self.claims is not None and self.claims.datagram(quarter * 4, payload[size:]):
+                return 0
             self.counters.n.datagrams_dropped += 1
             if n < size or quarter >= <uint64_t>1 << 60:  # RFC 9297 2.1; a program that takes raw ones knows better
                 self.connection.close(<uint64_t>H3ErrorCode.H3_DATAGRAM_ERROR, b"no quarter stream ID")
@@ -426,6 +447,8 @@ cdef class Http3(Protocol):
         if self.h3 == NULL or self.refuse_from >= 0:
             return
         self.refuse_from = self.highest_request
+        if self.claims is not None:
+            self.claims.drain()
         # The peer may have no more streams open than it was granted, and few gaps between them.
         for stream_id in range(max(0, self.refuse_from - 8 * self.connection.settings.config.initial_max_streams_bidi),
                                self.refuse_from, 4):

@@ -116,6 +116,14 @@ cdef extern from "quiche.h" nogil:
     int quiche_conn_close(quiche_conn *conn, bint app, uint64_t err, const uint8_t *reason, size_t reason_len)
     void quiche_conn_trace_id(const quiche_conn *conn, const uint8_t **out, size_t *out_len)
 
+    ctypedef struct quiche_stream_iter:
+        pass
+
+    quiche_stream_iter *quiche_conn_readable(const quiche_conn *conn)
+    bint quiche_stream_iter_next(quiche_stream_iter *iter, uint64_t *stream_id)
+    void quiche_stream_iter_free(quiche_stream_iter *iter)
+    uint64_t quiche_conn_peer_streams_left_uni(const quiche_conn *conn)
+
     ctypedef struct quiche_connection_id_iter:
         pass
 
@@ -253,6 +261,8 @@ cdef extern from "quiche.h" nogil:
         int (*cb)(uint8_t *name, size_t name_len, uint8_t *value, size_t value_len, void *argp) noexcept,
         void *argp)
     bint quiche_h3_event_headers_has_more_frames(quiche_h3_event *ev)
+    int quiche_h3_for_each_setting(quiche_h3_conn *conn,
+                                   int (*cb)(uint64_t identifier, uint64_t value, void *argp) noexcept, void *argp)
     bint quiche_h3_extended_connect_enabled_by_peer(quiche_h3_conn *conn)
     void quiche_h3_event_free(quiche_h3_event *ev)
 
@@ -280,3 +290,11 @@ cdef extern from "quiche.h" nogil:
     int quiche_h3_send_goaway(quiche_h3_conn *conn, quiche_conn *quic_conn, uint64_t id)
     bint quiche_h3_dgram_enabled_by_peer(quiche_h3_conn *conn, quiche_conn *quic_conn)
     void quiche_h3_conn_free(quiche_h3_conn *conn)
+
+cdef extern from "quiche_h3_extra.h" nogil:
+    uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)
+    void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id)
+    int quiche_h3_config_set_additional_settings(quiche_h3_config *config, const uint64_t *pairs, size_t n)
+    int quiche_h3_config_claim_streams(quiche_h3_config *config, c_bool enabled)
+    int64_t quiche_h3_conn_next_claimed_stream(quiche_h3_conn *h3)
+    int64_t quiche_h3_conn_open_claimed_stream(quiche_h3_conn *h3, quiche_conn *conn, c_bool bidi)

@@ -5,6 +5,7 @@ cdef class EngineSettings:
     cdef quiche_config *quic      # owned
     cdef quiche_h3_config *h3     # owned
     cdef readonly object config
+    cdef readonly bint webtransport
     cdef readonly object keylog   # an open file object, or None
     cdef readonly object qlog_dir
     cdef readonly int connection_id_length

@@ -11,6 +11,12 @@ from libc.stdint cimport uint64_t
 from quiche_h3.errors import ConfigError, QuicheH3Error, check_quic
 
 
+cdef enum:
+    HTTP3_STREAMS_UNI = 8  # control, QPACK, and reserved ones
+    SETTINGS_ENABLE_WEBTRANSPORT = 0x2B603742
+cdef uint64_t SETTINGS_WEBTRANSPORT_MAX_SESSIONS = 0xC671706A
+
+
 cdef int load(int rc, str field, path) except -1:
     try:
         check_quic(rc)
@@ -20,7 +26,10 @@ cdef int load(int rc, str field, path) except -1:
 
 
 cdef class EngineSettings:
-    """The C configuration of one endpoint. `certificate` has `cert_path` and `key_path` (None on a client)."""
+    """The C configuration of one endpoint. `certificate` has `cert_path` and `key_path` (None on a client).
+
+    With `webtransport` it is negotiated, and its streams are claimed from HTTP/3.
+    """
 
     def __cinit__(self):
         self.quic = quiche_config_new(QUICHE_PROTOCOL_VERSION)
@@ -34,8 +43,9 @@ cdef class EngineSettings:
         if self.quic != NULL:
             quiche_config_free(self.quic)
 
-    def __init__(self, config, certificate=None):
+    def __init__(self, config, certificate=None, webtransport=False):
         self.config = config
+        self.webtransport = webtransport
         self.connection_id_length = config.connection_id_length
         deadline_ms = config.connect_timeout_ms if certificate is None else config.handshake_timeout_ms
         self.handshake_timeout_ns = deadline_ms * 1_000_000
@@ -56,7 +66,10 @@ cdef class EngineSettings:
         quiche_config_set_initial_max_stream_data_bidi_remote(q, config.initial_max_stream_data_bidi_remote)
         quiche_config_set_initial_max_stream_data_uni(q, config.initial_max_stream_data_uni)
         quiche_config_set_initial_max_streams_bidi(q, config.initial_max_streams_bidi)
-        quiche_config_set_initial_max_streams_uni(q, config.initial_max_streams_uni)
+        streams_uni = config.initial_max_streams_uni
+        if self.webtransport:
+            streams_uni = max(streams_uni, HTTP3_STREAMS_UNI + config.wt_max_streams_uni)
+        quiche_config_set_initial_max_streams_uni(q, streams_uni)
         quiche_config_set_max_connection_window(q, config.max_connection_window)
         quiche_config_set_max_stream_window(q, config.max_stream_window)
         quiche_config_set_active_connection_id_limit(q, config.active_connection_id_limit)
@@ -106,7 +119,22 @@ cdef class EngineSettings:
         # quiche reads no dynamic table: with a capacity above zero browsers would use one at once.
         quiche_h3_config_set_qpack_max_table_capacity(self.h3, 0)
         quiche_h3_config_set_qpack_blocked_streams(self.h3, 0)
-        quiche_h3_config_enable_extended_connect(self.h3, server and config.enable_webtransport)
+        quiche_h3_config_enable_extended_connect(self.h3, server and self.webtransport)
+        if self.webtransport:
+            self._set_webtransport(config, server)
+
+    def _set_webtransport(self, config, server):
+        """What announces WebTransport to the peers of all drafts that can do without RESET_STREAM_AT."""
+        cdef uint64_t pairs[4]
+        pairs[0] = SETTINGS_ENABLE_WEBTRANSPORT
+        pairs[1] = 1
+        pairs[2] = SETTINGS_WEBTRANSPORT_MAX_SESSIONS
+        pairs[3] = config.wt_max_sessions
+        # A client announces the first alone: the other is what a server can bear.
+        if (quiche_h3_config_set_additional_settings(self.h3, pairs, 2 if server else 1) != 0
+                or quiche_h3_config_claim_streams(self.h3, True) != 0):
+            raise ConfigError("enable_webtransport", "this build of quiche cannot do it",
+                              "build with the patches, or set it to false")
 
     def close(self):
         """Closes the key log. Connections keep their own duplicates of the descriptor."""

@@ -1,0 +1,612 @@
+"""WebTransport sessions and their streams, the same on a server and a client.
+
+Everything here belongs to the loop's thread. What must wait is a coroutine; what need not is a plain call,
+and what happens can be had by callbacks as well: see `WebTransportSession`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ._core.webtransport import SessionBase, StreamBase, WebTransport, from_wire, to_wire
+from .capsules import CapsuleReader, encode_capsule
+from .errors import (
+    CapsuleError,
+    ConnectionClosed,
+    FlowControl,
+    H3ErrorCode,
+    InvalidState,
+    QuicheH3Error,
+    SessionClosed,
+    StreamBlocked,
+    StreamClosed,
+    StreamReset,
+    WebTransportStreamReset,
+)
+from .request import Request
+from .response import READY, Data
+
+if TYPE_CHECKING:
+    from ._core.fields import FieldSection
+    from ._core.http3 import Stream
+
+log: Final = logging.getLogger("quiche_h3")
+
+CLOSE_SESSION: Final = 0x2843
+DRAIN_SESSION: Final = 0x78AE
+MAX_REASON: Final = 1024
+_MAX_CAPSULES: Final = 4096  # bytes of capsules that wait for a peer who takes none
+_READ_TURN: Final = 262_144  # what one stream may hand to callbacks in a turn
+
+StreamCallback = Callable[["WebTransportStream"], object]
+
+
+class CloseInfo(NamedTuple):
+    """How a session ended."""
+
+    code: int
+    """The application's code, 0 where there was none."""
+    reason: str
+    """The application's text."""
+    remote: bool
+    """The peer ended it."""
+    error: QuicheH3Error | None = None
+    """What broke it, or None when it was closed in good order."""
+
+
+class Waiters:
+    """Callbacks that wait for the same thing, each called once."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+
+    def add(self, callback: Callable[[], None]) -> None:
+        self._waiting.append(callback)
+
+    def wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback()
+
+    async def wait(self) -> None:
+        """Until the next `wake()`."""
+        await until(self.add)
+
+
+async def until(register: Callable[[Callable[[], None]], None]) -> None:
+    """Waits for the callback that `register` is given to be called."""
+    import asyncio
+
+    future = asyncio.get_running_loop().create_future()
+    register(lambda: None if future.done() else future.set_result(None))
+    await future
+
+
+class _Room:
+    """Awaitable: the stream may be written to again."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: WebTransportStream) -> None:
+        self._stream = stream
+
+    def __await__(self) -> Any:
+        return self._stream._until_room().__await__()
+
+
+class WebTransportStream(StreamBase):
+    """A stream of a session. Made by `open_bidi_stream()` and its like, or by the peer.
+
+    Every code is the application's own, 0 to 2**32 - 1.
+    """
+
+    __slots__ = ("_data", "_delivering", "_over_late", "_paused", "_room", "error", "state", "stop_error")
+
+    session: WebTransportSession
+
+    def __init__(self, session: WebTransportSession) -> None:
+        self._data = Waiters()
+        self._room = Waiters()
+        self._paused = self._delivering = self._over_late = False
+        self.state: Any = None
+        """The program's own."""
+        self.error: QuicheH3Error | None = None
+        """Why nothing more can be read, other than by the peer's end of the stream."""
+        self.stop_error: QuicheH3Error | None = None
+        """Why nothing more can be written, other than by `finish()`."""
+
+    @property
+    def bidirectional(self) -> bool:
+        """Both sides may write."""
+        return not self.id & 2
+
+    @property
+    def readable(self) -> bool:
+        """More may come, or is there: `read()` has not seen the end yet."""
+        return self.receiving
+
+    @property
+    def writable(self) -> bool:
+        """The sending half is open."""
+        return self.sending
+
+    # Reading
+
+    async def read(self, n: int = 65_536) -> bytes:
+        """Up to `n` bytes, waiting for the first of them; b"" at the end of the stream.
+
+        Raises WebTransportStreamReset when the peer reset it, SessionClosed or ConnectionClosed when those
+        went first, StreamClosed after `stop_sending()`, InvalidState for a stream that is only ours to write.
+        """
+        while not (data := self.read_nowait(n)) and self.receiving and n > 0:
+            await until(self.when_readable)
+        return data
+
+    def read_nowait(self, n: int = 65_536) -> bytes:
+        """As `read()`, but what is there now: b"" also when that is nothing, and `readable` is still true."""
+        data = self.recv(n)
+        if not data and self.error is not None:
+            raise self.error
+        if not (data or self.receiving or self.bidirectional or self.incoming):
+            raise InvalidState("a unidirectional stream is written by the side that opens it")
+        return data
+
+    def when_readable(self, callback: Callable[[], None]) -> None:
+        """Calls back once when there is something to read, or the end."""
+        if not self.receiving:
+            callback()
+            return
+        self._data.add(callback)
+        self.wanted = True
+
+    async def read_all(self, limit: int = 1 << 24) -> bytes:
+        """Everything up to the end of the stream. Raises FlowControl when that is more than `limit` bytes."""
+        parts, size = [], 0
+        while data := await self.read():
+            parts.append(data)
+            size += len(data)
+            if size > limit:
+                raise FlowControl(f"the stream has more than {limit} bytes")
+        return b"".join(parts)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while data := await self.read():
+            yield data
+
+    def stop_sending(self, code: int = 0) -> None:
+        """Tells the peer that no more of what it sends is wanted."""
+        wire = to_wire(code)
+        if self.receiving:
+            self.error = StreamClosed("we have stopped the stream")
+            self.stop_receiving(wire)
+            self._data.wake()
+
+    def pause(self) -> None:
+        """No more calls of `on_stream_data`: the stream's window closes, and its writer must wait."""
+        self._paused = True
+        self.wanted = False
+
+    def resume(self) -> None:
+        """Ends a `pause()`."""
+        self._paused = False
+        if self.receiving and self.session.on_stream_data is not None:
+            self.wanted = True
+            self._readable()
+
+    # Writing
+
+    def write(self, data: Data) -> Awaitable[None]:
+        """Sends `data`; the result may be awaited to wait until there is room for more.
+
+        Raises FlowControl, with nothing sent, when `wt_stream_pending_max` bytes wait already: one who
+        awaits each write never meets it. Raises WebTransportStreamReset when the peer wants no more,
+        StreamClosed after `finish()` or `reset()`, SessionClosed and ConnectionClosed.
+        """
+        if self.stop_error is not None:
+            raise self.stop_error
+        limit = self.session.pending_max
+        if self.pending >= limit:
+            raise FlowControl(f"{self.pending} bytes wait to be sent")
+        if type(data) is not bytes:
+            data = data.encode() if isinstance(data, str) else bytes(data)
+        self.enqueue(data)
+        return READY if self.pending < limit else _Room(self)
+
+    async def _until_room(self) -> None:
+        while self.pending >= self.session.pending_max:
+            await until(self.when_drained)
+        if self.stop_error is not None:
+            raise self.stop_error
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Calls back once when nothing waits to be sent, or nothing can be sent any more."""
+        if not self.pending:
+            callback()
+            return
+        self._room.add(callback)
+        self.watched = True
+
+    def finish(self) -> None:
+        """Ends our half after what was written. Once it has ended it does nothing."""
+        if self.sending and not self.fin_queued:
+            self.enqueue(b"", True)
+
+    def reset(self, code: int = 0) -> None:
+        """Ends our half at once: what was written may never arrive."""
+        wire = to_wire(code)
+        if self.sending:
+            self.stop_error = StreamClosed("we have reset the stream")
+            self.reset_sending(wire)
+            self._room.wake()
+
+    async def __aenter__(self) -> WebTransportStream:
+        return self
+
+    async def __aexit__(self, kind: object, exc: object, trace: object) -> None:
+        """Finishes the stream, or resets it when the block raised; what was not read is not wanted."""
+        if kind is None:
+            if not self.session.over:
+                self.finish()
+        else:
+            self.reset()
+        self.stop_sending()
+
+    # Calls of the core
+
+    def _readable(self) -> None:
+        callback = self.session.on_stream_data
+        if callback is None:
+            self.wanted = False
+            self._data.wake()
+            return
+        left = _READ_TURN
+        self._delivering = True
+        try:
+            while left > 0 and not self._paused and self.receiving:
+                data = self.recv()
+                fin = not self.receiving and self.error is None
+                if not data and not fin:
+                    break
+                left -= len(data)
+                callback(self, data, fin)
+        finally:
+            self._delivering = False
+        if self._over_late:
+            self._over()
+
+    def _drained(self) -> None:
+        self.watched = False
+        self._room.wake()
+
+    def _was_reset(self, code: int) -> None:
+        error = self.error = WebTransportStreamReset(code, from_wire(code))
+        self._data.wake()
+        if self.session.on_stream_reset is not None:
+            self.session.on_stream_reset(self, error.code)
+
+    def _was_stopped(self, code: int) -> None:
+        error = self.stop_error = WebTransportStreamReset(code, from_wire(code))
+        self._room.wake()
+        if self.session.on_stream_reset is not None:
+            self.session.on_stream_reset(self, error.code)
+
+    def _aborted(self) -> None:
+        error = self.session.end_error()
+        if self.receiving:
+            self.error = self.error or error
+        if self.sending:
+            self.stop_error = self.stop_error or error
+
+    def _over(self) -> None:
+        if self._delivering:
+            self._over_late = True
+            return
+        self._data.wake()
+        self._room.wake()
+        if self.session.on_stream_closed is not None:
+            self.session.on_stream_closed(self)
+
+    def __repr__(self) -> str:
+        return f"<WebTransportStream {self.id} of session {self.session.session_id}>"
+
+
+class WebTransportSession(SessionBase):
+    """A session: streams in both directions, and datagrams.
+
+    A coroutine iterates and awaits. Any other handler sets callbacks before the session is open:
+
+    - `on_session_established()`, `on_session_closed(info)` with a `CloseInfo`, `on_session_draining()`;
+    - `on_datagram(payload)`;
+    - `on_bidi_stream(stream)`, `on_uni_stream(stream)` for streams of the peer;
+    - `on_stream_data(stream, data, fin)`, with which all streams are read as data comes;
+    - `on_stream_reset(stream, code)`: the peer reset the stream or wants no more of it; the code is -1 where
+      it is no application's;
+    - `on_stream_closed(stream)`: both halves have ended.
+    """
+
+    def __init__(self, transport: WebTransport, stream: Stream, request: Request | None = None) -> None:
+        self.request: Request = request  # type: ignore[assignment]
+        """The CONNECT request: headers, path, query, params. On a client what was sent."""
+        self.protocol: str | None = None
+        """The subprotocol that was agreed on, or None."""
+        self.state: Any = None
+        """The program's own."""
+        self.draining = False
+        """One of the sides wants the session to come to its end."""
+        self.close_info: CloseInfo | None = None
+        """How it ended; None while it has not."""
+        self.pending_max: int = transport.config.wt_stream_pending_max
+        self.on_session_established: Callable[[], object] | None = None
+        self.on_session_closed: Callable[[CloseInfo], object] | None = None
+        self.on_session_draining: Callable[[], object] | None = None
+        self.on_bidi_stream: StreamCallback | None = None
+        self.on_uni_stream: StreamCallback | None = None
+        self.on_stream_data: Callable[[WebTransportStream, bytes, bool], object] | None = None
+        self.on_stream_reset: Callable[[WebTransportStream, int], object] | None = None
+        self.on_stream_closed: StreamCallback | None = None
+        self._reader = CapsuleReader({CLOSE_SESSION: 4 + MAX_REASON, DRAIN_SESSION: 0})
+        self._come: tuple[deque[WebTransportStream], ...] = (deque(), deque())  # uni, bidi
+        self._stream_waiters = (Waiters(), Waiters())
+        self._datagram_waiters = Waiters()
+        self._opening = Waiters()
+        self._closing = Waiters()
+
+    # Life
+
+    @property
+    def over(self) -> bool:
+        """The session has ended."""
+        return self.close_info is not None
+
+    def end_error(self) -> QuicheH3Error:
+        """What operations raise once the session is over."""
+        info = self.close_info
+        if info is None:
+            return SessionClosed()
+        if isinstance(info.error, ConnectionClosed):
+            return info.error
+        by = "the peer" if info.remote else "us"
+        text = f": {info.reason}" if info.reason else ""
+        return SessionClosed(f"the session was closed by {by} with code {info.code}{text}")
+
+    def _ensure_open(self) -> None:
+        """The session is to be used: a client's is open or not, a server's is accepted by that."""
+        if self.over:
+            raise self.end_error()
+        raise InvalidState("the session is not established yet")
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        """Ends the session; the peer gets the code (32 bits) and the reason (at most 1,024 bytes of UTF-8).
+
+        Streams that are not complete are reset. It never waits, and does nothing when the session is over.
+        """
+        text = reason.encode()
+        if not 0 <= code < 1 << 32:
+            raise ValueError("the code of a session is at least 0 and below 2**32")
+        if len(text) > MAX_REASON:
+            raise ValueError(f"the reason of a session has at most {MAX_REASON} bytes")
+        if self.over:
+            return
+        if not self.open:
+            self._ensure_open()
+        self._send_capsule(encode_capsule(CLOSE_SESSION, code.to_bytes(4, "big") + text), True)
+        self._ended(CloseInfo(code, reason, False))
+
+    def drain(self) -> None:
+        """Asks the peer to bring the session to its end; it may go on as long as both want."""
+        self.check_open()
+        self.draining = True
+        self._send_capsule(encode_capsule(DRAIN_SESSION))
+
+    def abort(self, code: int = H3ErrorCode.H3_INTERNAL_ERROR, error: QuicheH3Error | None = None) -> None:
+        """Ends the session without a word: its CONNECT stream is reset with a code of HTTP/3."""
+        if not self.over:
+            self.stream.reset(code)
+            self._ended(CloseInfo(0, "", False, error or StreamReset(code, False)))
+
+    async def wait_closed(self) -> CloseInfo:
+        """Waits for the end of the session."""
+        if not (self.open or self.over):
+            self._ensure_open()
+        while self.close_info is None:
+            await self._closing.wait()
+        return self.close_info
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Calls back once when the session is over."""
+        callback() if self.over else self._closing.add(callback)
+
+    def _send_capsule(self, capsule: bytes, fin: bool = False) -> None:
+        """Capsules never wait: a peer that lets them pile up loses the session."""
+        if not self.stream.sending:
+            return
+        if self.stream.pending + len(capsule) > _MAX_CAPSULES:
+            self.stream.reset(H3ErrorCode.H3_EXCESSIVE_LOAD)
+            return
+        self.stream.enqueue(capsule, fin)
+
+    def _established(self) -> None:
+        self.establish()
+        if self.on_session_established is not None:
+            self.on_session_established()
+        for come, callback in zip(self._come, (self.on_uni_stream, self.on_bidi_stream), strict=True):
+            while come and callback is not None:
+                self._begin_stream(come.popleft(), callback)
+        while self.on_datagram is not None and (payload := self.next_datagram()) is not None:
+            self.on_datagram(payload)
+
+    def _ended(self, info: CloseInfo) -> None:
+        if self.over:
+            return
+        was_open = self.open
+        self.close_info = info
+        for stream in list(self.streams.values()):
+            stream._aborted()
+        self.end()
+        for waiters in (*self._stream_waiters, self._datagram_waiters, self._opening, self._closing):
+            waiters.wake()
+        if was_open and self.on_session_closed is not None:
+            self.on_session_closed(info)
+
+    # Datagrams
+
+    async def receive_datagram(self) -> bytes:
+        """The next datagram. Raises SessionClosed or ConnectionClosed when none will come any more."""
+        if not (self.open or self.over):
+            self._ensure_open()
+        while (payload := self.next_datagram()) is None:
+            if self.over:
+                raise self.end_error()
+            self.when_datagram(self._datagram_waiters.wake)
+            await self._datagram_waiters.wait()
+        return payload
+
+    async def datagrams(self) -> AsyncIterator[bytes]:
+        """Datagrams as they come, to the end of the session."""
+        try:
+            while True:
+                yield await self.receive_datagram()
+        except (SessionClosed, ConnectionClosed):
+            return
+
+    # Streams
+
+    async def open_bidi_stream(self) -> WebTransportStream:
+        """Opens a stream that both sides write, as soon as the peer allows another."""
+        return await self._open(True)
+
+    async def open_uni_stream(self) -> WebTransportStream:
+        """Opens a stream that we write, as soon as the peer allows another."""
+        return await self._open(False)
+
+    async def _open(self, bidi: bool) -> WebTransportStream:
+        while (stream := self.transport.open_stream(self, bidi)) is None:
+            self.transport.when_credit(bidi, self._opening.wake)
+            await self._opening.wait()
+        return self._opened(stream)
+
+    def open_bidi_stream_nowait(self) -> WebTransportStream:
+        """As `open_bidi_stream()`. Raises StreamBlocked when the peer allows no more streams now."""
+        return self._open_now(True)
+
+    def open_uni_stream_nowait(self) -> WebTransportStream:
+        """As `open_uni_stream()`. Raises StreamBlocked when the peer allows no more streams now."""
+        return self._open_now(False)
+
+    def _open_now(self, bidi: bool) -> WebTransportStream:
+        stream = self.transport.open_stream(self, bidi)
+        if stream is None:
+            raise StreamBlocked("the peer allows no more streams now")
+        return self._opened(stream)
+
+    def _opened(self, stream: Any) -> WebTransportStream:
+        stream.wanted = self.on_stream_data is not None
+        return stream  # type: ignore[no-any-return]
+
+    def incoming_bidi_streams(self) -> AsyncIterator[WebTransportStream]:
+        """Streams of the peer that both sides write, as they come, to the end of the session."""
+        return self._incoming_streams(True)
+
+    def incoming_uni_streams(self) -> AsyncIterator[WebTransportStream]:
+        """Streams that the peer alone writes, as they come, to the end of the session."""
+        return self._incoming_streams(False)
+
+    async def _incoming_streams(self, bidi: bool) -> AsyncIterator[WebTransportStream]:
+        if not (self.open or self.over):
+            self._ensure_open()
+        come = self._come[bidi]
+        while True:
+            if come:
+                yield come.popleft()
+            elif self.over:
+                return
+            else:
+                await self._stream_waiters[bidi].wait()
+
+    # Calls of the core
+
+    def _new_stream(self) -> WebTransportStream:
+        return WebTransportStream(self)
+
+    def _incoming(self, stream: WebTransportStream) -> None:
+        callback = self.on_bidi_stream if stream.bidirectional else self.on_uni_stream
+        if callback is not None and self.open:
+            self._begin_stream(stream, callback)
+            return
+        self._come[stream.bidirectional].append(stream)
+        self._stream_waiters[stream.bidirectional].wake()
+
+    def _begin_stream(self, stream: WebTransportStream, callback: StreamCallback) -> None:
+        callback(stream)
+        if self.on_stream_data is None:
+            return
+        stream.wanted = True
+        if not stream.receiving and stream.error is None:  # it ended with its first bytes
+            self.on_stream_data(stream, b"", True)
+
+    def _headers(self, fields: FieldSection) -> None:
+        """A server has no response to wait for."""
+
+    def _capsules(self) -> None:
+        while data := self.stream.recv():
+            if self.over:
+                if self.close_info is not None and self.close_info.remote:
+                    self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)  # section 5: nothing follows the close
+                continue
+            try:
+                for kind, value in self._reader.feed(data):
+                    self._capsule(kind, value)
+            except CapsuleError as error:
+                self.abort(H3ErrorCode.H3_MESSAGE_ERROR, error)
+
+    def _capsule(self, kind: int, value: bytes) -> None:
+        if self.over:
+            self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
+        elif kind == CLOSE_SESSION:
+            if len(value) < 4:
+                raise CapsuleError("a session's end has no code")
+            reason = value[4:].decode("utf-8", "replace")
+            self._finish_tunnel()
+            self._ended(CloseInfo(int.from_bytes(value[:4], "big"), reason, True))
+        elif not self.draining:
+            self.draining = True
+            if self.on_session_draining is not None:
+                self.on_session_draining()
+
+    def _finish_tunnel(self) -> None:
+        if self.stream.sending and self.stream.head_sent:
+            self._send_capsule(b"", True)
+
+    def _finished(self) -> None:
+        if self.over:
+            return
+        if self._reader.partial:
+            self.abort(H3ErrorCode.H3_MESSAGE_ERROR, CapsuleError("the session ended inside of a capsule"))
+            return
+        self._finish_tunnel()
+        self._ended(CloseInfo(0, "", True))
+
+    def _aborted(self, error: QuicheH3Error) -> None:
+        if not self.over:
+            self.stream.reset(H3ErrorCode.H3_REQUEST_CANCELLED)
+            remote = getattr(error, "remote", True)
+            self._ended(CloseInfo(0, "", remote, error))
+
+    def _idle(self) -> None:
+        self.close(0, "idle")
+
+    def _drain(self) -> None:
+        if self.open and not self.draining:
+            self.drain()
+
+    def __repr__(self) -> str:
+        state = "over" if self.over else "open" if self.open else "new"
+        return f"<WebTransportSession {self.session_id} {state}>"
