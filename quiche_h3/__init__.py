@@ -1,5 +1,7 @@
 """HTTP/3 server and client on Cloudflare's quiche."""
 
+from typing import TYPE_CHECKING
+
 from ._core.connection import (
     Connection,
 )
@@ -136,11 +138,31 @@ from .webtransport_server import (
     ServerSession,
 )
 
+if TYPE_CHECKING:
+    from .async_client import (
+        AsyncClient,
+        AsyncClientConnection,
+        aconnect,
+    )
+    from .async_messages import (
+        AsyncClientRequest,
+        AsyncClientResponse,
+    )
+    from .httpx_transport import (
+        AsyncHTTPX3Transport,
+        HTTPX3Transport,
+    )
+
 __version__ = "0.1.0"
 
 __all__ = [
     "Address",
     "AsyncBody",
+    "AsyncClient",
+    "AsyncClientConnection",
+    "AsyncClientRequest",
+    "AsyncClientResponse",
+    "AsyncHTTPX3Transport",
     "BadRequest",
     "BlockingBody",
     "Body",
@@ -174,6 +196,7 @@ __all__ = [
     "Forbidden",
     "GeneratorError",
     "H3ErrorCode",
+    "HTTPX3Transport",
     "HandlerError",
     "HeaderInvalid",
     "Headers",
@@ -231,9 +254,29 @@ __all__ = [
     "WebTransportStreamError",
     "WebTransportStreamReset",
     "WouldBlock",
+    "aconnect",
     "connect",
     "crypto_alert",
     "describe_code",
     "error_to_status",
     "make_dev_certificate",
 ]
+
+# Imported when asked for: asyncio costs a program 9 MiB, and httpx need not be there.
+_LAZY = {
+    "AsyncClient": "async_client",
+    "AsyncClientConnection": "async_client",
+    "AsyncClientRequest": "async_messages",
+    "AsyncClientResponse": "async_messages",
+    "AsyncHTTPX3Transport": "httpx_transport",
+    "HTTPX3Transport": "httpx_transport",
+    "aconnect": "async_client",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
