@@ -99,6 +99,7 @@ from .events import (
     Event,
     FailedEvent,
     FinishedEvent,
+    RequestDatagramEvent,
     RequestEvent,
 )
 from .headers import (
@@ -224,6 +225,7 @@ __all__ = [
     "ReadError",
     "RedirectError",
     "Request",
+    "RequestDatagramEvent",
     "RequestEvent",
     "RequestHeaderFieldsTooLarge",
     "RequestTimeout",

@@ -11,7 +11,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from .body import CHUNK
-from .errors import ConnectionClosed, H3ErrorCode, InvalidState, QuicheH3Error, StreamReset
+from .capsules import CapsuleReader
+from .datagrams import DatagramQueue, capsule_reader
+from .errors import CapsuleError, ConnectionClosed, H3ErrorCode, InvalidState, QuicheH3Error, StreamReset
 from .headers import Headers, Pair, encode_header
 from .request import Priority
 from .urls import Origin, check_method, parse_url, request_target
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 QUEUE_BYTES: Final = 262_144
 """What a request's body may hold beside QUIC's own buffers before whoever writes it waits."""
+DATAGRAMS: Final = 1024
+"""Datagrams that a request holds for whoever takes them; then the oldest is dropped."""
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 9.2.1
 _MAX_FIELDS: Final = 250
 _NOT_SENT: Final = (1 << 64) - 1
@@ -122,6 +126,8 @@ class ClientExchange:
         "__weakref__",
         "_after_drain",
         "_after_read",
+        "_capsules",
+        "_datagrams",
         "_finished",
         "_head_only",
         "early",
@@ -146,6 +152,8 @@ class ClientExchange:
         self.unprocessed = False  # it failed, and the server has said that it did nothing with it
         self.on_datagram: Callable[[bytes], object] | None = None
         self.on_end: Callable[[ClientExchange], None] | None = None
+        self._capsules: CapsuleReader | None = None
+        self._datagrams: DatagramQueue | None = None
         self._head_only = head_only
         self._finished = False
         self._after_read: Callable[[], None] | None = None
@@ -184,6 +192,39 @@ class ClientExchange:
         else:
             self._after_drain = callback
 
+    def speak_capsules(self) -> None:
+        """The bodies are capsules (RFC 9297 3.4): datagrams may come and go in them."""
+        self._capsules = capsule_reader()
+
+    def open_datagrams(self) -> DatagramQueue:
+        """The queue that this request's datagrams go to from now on."""
+        if self._datagrams is None:
+            self._datagrams = DatagramQueue(DATAGRAMS, self.stream.drop_datagram)
+            if self.ended:
+                self._datagrams.close(self.error)
+            self.on_datagram = self._datagrams.push
+            self._read_capsules()
+        return self._datagrams
+
+    def send_datagram(self, payload: bytes) -> None:
+        """Sends an HTTP datagram of this request; the answers are kept from now on."""
+        if self.on_datagram is None:
+            self.open_datagrams()
+        self.stream.send_datagram(payload, self._capsules is not None)
+
+    def _read_capsules(self) -> bool:
+        """Takes what is there of a body of capsules; False when somebody else reads it."""
+        if self._capsules is None or self.on_datagram is None:
+            return False
+        try:
+            while self.error is None and (chunk := self.stream.recv()):
+                for capsule in self._capsules.feed(chunk):
+                    self.on_datagram(capsule.value)
+        except CapsuleError:
+            self.stream.reset(H3ErrorCode.H3_DATAGRAM_ERROR)
+            self.fail(StreamReset(H3ErrorCode.H3_DATAGRAM_ERROR, False))
+        return True
+
     def cancel(self, code: int, error: Exception | None = None, unprocessed: bool = False) -> None:
         """Gives up what is left of the request and its response."""
         if not self.over:
@@ -201,6 +242,8 @@ class ClientExchange:
             )
         if not self.head.done():
             self.head.set_exception(error)
+        if self._datagrams is not None:
+            self._datagrams.close(self.error)
         self._wake_reader()
         self._wake_writer()
         self._look_whether_over()
@@ -232,16 +275,21 @@ class ClientExchange:
         self.trailers = Headers(fields.pairs())
 
     def on_readable(self) -> None:
-        self._wake_reader()
+        if not self._read_capsules():
+            self._wake_reader()
 
     def on_finished(self) -> None:
         fields = self.stream.fields
-        if fields is None or not self._is_complete(fields):
+        cut = self._capsules is not None and self._capsules.partial
+        if fields is None or cut or not self._is_complete(fields):
             # RFC 9114 4.1.2: no final response, or another length than announced: the message is malformed.
+            # RFC 9297 3.3: so it is when a capsule is cut off.
             self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
             self.fail(StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False))
             return
         self._finished = True
+        if self._datagrams is not None:
+            self._datagrams.close(None)
         self._wake_reader()
         self._look_whether_over()
 

@@ -144,6 +144,8 @@ class Link:
         if self.http3 is None:
             raise closed_by_us()
         exchange.stream = self.http3.open_request(pairs, fin and not body, exchange)
+        if (b"capsule-protocol", b"?1") in pairs:
+            exchange.speak_capsules()
         exchange.early = self.connection is None
         exchange.on_end = self._exchange_ended
         self.exchanges.add(exchange)

@@ -25,6 +25,7 @@ from .client_exchange import (
     to_bytes,
 )
 from .client_thread import ClientThread
+from .datagrams import BlockingDatagrams, DatagramQueue
 from .errors import ConnectionClosed, H3ErrorCode, StatusError, StreamingError, TimedOut
 from .headers import Headers
 from .threads import T, ThreadStream
@@ -59,6 +60,25 @@ class ClientStream(ThreadStream):
         except KeyboardInterrupt:
             self.cancel(H3ErrorCode.H3_REQUEST_CANCELLED)
             raise
+
+    def send_datagram(self, payload: bytes, capsules: bool = False) -> None:
+        self._run(self.exchange.send_datagram, payload)
+
+    def datagram_waiter(self, seconds: float) -> Callable[[], bytes | None]:
+        """A function that waits for the request's next datagram; it returns None after the last."""
+        queue: DatagramQueue = self._run(self.exchange.open_datagrams)
+
+        def wait() -> bytes | None:
+            future: Future[bytes | None] = Future()
+            self._thread.post(queue.give, future)
+            try:
+                return self._thread.wait(future, seconds, self._who)
+            except TimedOut:
+                if future.cancel():
+                    raise
+                return future.result()  # there is one after all
+
+        return wait
 
     def cancel(self, code: int, error: Exception | None = None) -> None:
         """Gives the request up."""
@@ -122,15 +142,28 @@ class ClientRequest:
         self._stream.finish(encode_headers(trailers))
 
     def send_datagram(self, payload: bytes) -> None:
-        """Sends an HTTP datagram of this request (RFC 9297 2.1).
+        """Sends an HTTP datagram of this request (RFC 9297), while its body is open.
 
-        Raises WouldBlock, DatagramTooLarge, DatagramNotEnabled, StreamClosed or ConnectionClosed.
+        To a server that takes no datagrams it goes as a capsule in the body, if the request was opened with
+        `capsule-protocol: ?1`, whose bodies are capsules and nothing else. Raises WouldBlock,
+        DatagramTooLarge, DatagramNotEnabled, StreamClosed or ConnectionClosed.
         """
         self._stream.send_datagram(bytes(payload))
 
     def on_datagram(self, callback: Callable[[bytes], object]) -> None:
         """Registers `callback(payload)` for HTTP datagrams of this request, in the client's own thread."""
         self._stream.exchange.on_datagram = callback
+
+    def datagrams(self, timeout: float | None = None) -> Iterator[bytes]:
+        """The HTTP datagrams that the server sends for this request, as they come, to be waited for.
+
+        The newest 1,024 wait to be taken; what came before the first call of this or of `send_datagram()` is
+        dropped. They end when the response has ended and was read. Each is waited for `timeout` seconds at
+        most (None: the request's own for reading), then TimedOut is raised, which ends nothing; StreamReset
+        or ConnectionClosed when the response broke off.
+        """
+        seconds = self._stream.timeouts.seconds("read") if timeout is None else timeout
+        return BlockingDatagrams(self._stream.datagram_waiter(seconds))
 
     def response(self, timeout: Timeout | None = None) -> ClientResponse:
         """Waits for the response's status and fields; its body is read from what is returned.

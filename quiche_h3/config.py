@@ -132,6 +132,9 @@ class TransportConfig:
     dgram_send_queue_len: int = integer(
         128, "datagrams", 1, 65_536, "Datagrams a connection holds for sending; then WouldBlock is raised."
     )
+    h3_datagram_queue_len: int = integer(
+        64, "datagrams", 1, 65_536, "Received datagrams that a request holds; then the oldest is dropped."
+    )
     grease: bool = flag(True, "Send reserved values, which peers must ignore (RFC 9000 18.1).")
 
     # HTTP/3

@@ -48,9 +48,18 @@ class FailedEvent:
 
 @dataclass(frozen=True, slots=True)
 class DatagramEvent:
-    """A QUIC DATAGRAM (RFC 9221)."""
+    """A QUIC DATAGRAM (RFC 9221) that belongs to no request."""
 
     connection: Connection
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDatagramEvent:
+    """An HTTP datagram of a request (RFC 9297)."""
+
+    request: Request
+    response: Response
     payload: bytes
 
 
@@ -62,4 +71,12 @@ class ClosedEvent:
     error: ConnectionClosed | None
 
 
-Event = RequestEvent | BodyEvent | FinishedEvent | FailedEvent | DatagramEvent | ClosedEvent
+Event = (
+    RequestEvent
+    | BodyEvent
+    | FinishedEvent
+    | FailedEvent
+    | DatagramEvent
+    | RequestDatagramEvent
+    | ClosedEvent
+)

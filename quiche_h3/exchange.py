@@ -9,12 +9,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from .body import AsyncBody, Body
+from .capsules import CapsuleReader
+from .datagrams import DatagramQueue, capsule_reader
 from .errors import (
+    CapsuleError,
     ConnectionClosed,
+    DatagramError,
     H3ErrorCode,
     InvalidState,
     PayloadTooLarge,
     QuicheH3Error,
+    StreamClosed,
     StreamReset,
     error_to_status,
 )
@@ -57,11 +62,14 @@ class Exchange:
         "_after_drain",
         "_after_read",
         "_buffer",
+        "_capsules",
+        "_datagrams",
         "_started",
         "_task",
         "dispatcher",
         "downloading",
         "error",
+        "on_datagram",
         "producer",
         "request",
         "response",
@@ -86,6 +94,12 @@ class Exchange:
         self._buffer: list[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
         self.running = False
+        # Looked at by the HTTP/3 layer. An async handler has not asked for them when the first ones come.
+        self.on_datagram: Callable[[bytes], None] | None = (
+            None if dispatcher.raw_datagrams else self._keep_datagram
+        )
+        self._capsules: CapsuleReader | None = None
+        self._datagrams: DatagramQueue | None = None
         self._started = time.monotonic()
         stream.handler = self
 
@@ -129,14 +143,65 @@ class Exchange:
             self.downloading = True
         return True
 
+    # Datagrams
+
+    def open_datagrams(self) -> DatagramQueue:
+        """The queue that this request's datagrams go to."""
+        queue = self._queue()
+        self._take_datagrams(queue.push)
+        return queue
+
+    def _keep_datagram(self, payload: bytes) -> None:
+        self._queue().push(payload)
+
+    def _queue(self) -> DatagramQueue:
+        if self._datagrams is None:
+            limit = self.dispatcher.config.h3_datagram_queue_len
+            self._datagrams = DatagramQueue(limit, self.stream.drop_datagram)
+            if self.ended or self.error is not None:
+                self._datagrams.close(self.error)
+        return self._datagrams
+
+    def _take_datagrams(self, taker: Callable[[bytes], None]) -> None:
+        self.on_datagram = taker
+        if self.request.capsule_protocol and self._capsules is None:
+            self._capsules = capsule_reader()
+            self.response.announce_capsules()
+            self._read_capsules()
+
+    def _call_back(self, payload: bytes) -> None:
+        """Calls the route's callback, which may do as it likes: a datagram is worth no reset."""
+        route = self.route
+        if route is None or route.on_datagram is None:
+            return
+        try:
+            route.on_datagram(self.request, self.response, payload)
+        except (DatagramError, StreamClosed):
+            log.debug("an answer to a datagram was dropped", exc_info=True)
+        except Exception:
+            log.exception("the datagram callback of %s failed", self.request.raw_path.decode("latin-1"))
+
+    def _read_capsules(self) -> None:
+        reader = self._capsules
+        try:
+            while reader is not None and self.error is None and (chunk := self.stream.recv()):
+                for capsule in reader.feed(chunk):
+                    if self.on_datagram is not None:
+                        self.on_datagram(capsule.value)
+        except CapsuleError:
+            self._refuse_body(H3ErrorCode.H3_DATAGRAM_ERROR)
+
     # Running
 
-    def begin(self, route: Route, tunnel: bool) -> None:
-        """Starts the handler in the manner of its kind."""
+    def begin(self, route: Route, at_once: bool) -> None:
+        """Starts the handler as its kind wants it; a plain one when the body is complete, or `at_once`."""
         self.route = route
         kind = route.kind
         limit = self.dispatcher.config.max_request_body_size
-        if kind is HandlerKind.PLAIN and not tunnel:
+        if route.on_datagram is not None:
+            self.response.hold_fin = self.stream.receiving
+            self._take_datagrams(self._call_back)
+        if kind is HandlerKind.PLAIN and not at_once:
             self._buffer = []  # called when the body is complete
             return
         self.running = True
@@ -259,6 +324,8 @@ class Exchange:
             self.dispatcher.handler_ended(failed, cancelled=self.error is not None)
         if not self.stream.sending:
             self.stream.stop_receiving(H3ErrorCode.H3_NO_ERROR)
+        elif self.response.hold_fin:
+            self.on_readable()  # nobody else reads what comes until the client ends the request
 
     def fail(self, exc: Exception) -> None:
         """The handler raised."""
@@ -282,6 +349,13 @@ class Exchange:
         if self._buffer is not None:
             self._fill_buffer()
             return
+        if self._capsules is not None:
+            self._read_capsules()
+            return
+        if self.response.hold_fin and not self.running:
+            while self.stream.recv():
+                pass
+            return
         callback, self._after_read = self._after_read, None
         if callback is not None:
             callback()
@@ -304,6 +378,12 @@ class Exchange:
     def on_finished(self) -> None:
         if not self.length_is_right():
             return
+        if self._capsules is not None and self._capsules.partial:
+            self._refuse_body(H3ErrorCode.H3_MESSAGE_ERROR)  # RFC 9297 3.3
+            return
+        if self._datagrams is not None:
+            self._datagrams.close(None)
+        self.response.release_fin()
         if self._buffer is not None:
             self.request.body = Body(buffer=b"".join(self._buffer))
             self._buffer = None
@@ -319,9 +399,12 @@ class Exchange:
             return True
         if received == expected or (received < expected and not ended):
             return True
-        self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
-        self._broken(StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False))
+        self._refuse_body(H3ErrorCode.H3_MESSAGE_ERROR)
         return False
+
+    def _refuse_body(self, code: H3ErrorCode) -> None:
+        self.stream.reset(code)
+        self._broken(StreamReset(code, False))
 
     def _answer(self) -> None:
         self.finish(self.call())
@@ -353,6 +436,8 @@ class Exchange:
         self.error = error
         self.downloading = False
         self._buffer = None
+        if self._datagrams is not None:
+            self._datagrams.close(error)
         if self.thread is not None:
             self.thread.abandon(error)
         waiting = (self._after_read, self._after_drain)

@@ -18,3 +18,4 @@ cdef class Dispatcher:
     cdef dict _exact
     cdef Py_ssize_t _queue_limit
     cdef bint _log_all
+    cdef public bint raw_datagrams

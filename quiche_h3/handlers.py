@@ -82,6 +82,7 @@ class Dispatcher:
         self._exact = router.exact
         self._queue_limit = config.max_response_queue_bytes
         self._log_all = config.access_log
+        self.raw_datagrams = False  # the program takes raw ones: what no handler asked for is raw
 
     @staticmethod
     def _no_loop(*_: Any) -> None:
@@ -122,8 +123,10 @@ class Dispatcher:
                 if kind == SESSION:
                     self._sessions.request(stream, request, route, self._own_fields)
                     return
-                # A tunnel (CONNECT) has no end to wait for: its handler is called at once.
-                Exchange(self, stream, request, response).begin(route, method == b"CONNECT")
+                # A tunnel (CONNECT) has no end to wait for, nor has an exchange of datagrams: the handler is
+                # called at once.
+                at_once = method == b"CONNECT" or route.on_datagram is not None
+                Exchange(self, stream, request, response).begin(route, at_once)
                 return
             if kind == COROUTINE:
                 request.body = NO_ASYNC_BODY

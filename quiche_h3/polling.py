@@ -8,7 +8,7 @@ from ._core.http3 import Stream
 from .body import Body
 from .config import ServerConfig
 from .errors import QuicheH3Error
-from .events import BodyEvent, Event, FailedEvent, FinishedEvent, RequestEvent
+from .events import BodyEvent, Event, FailedEvent, FinishedEvent, RequestDatagramEvent, RequestEvent
 from .exchange import Exchange
 from .handlers import Dispatcher
 from .request import Request
@@ -31,6 +31,10 @@ class PolledExchange(Exchange):
     ) -> None:
         super().__init__(dispatcher, stream, request, response)
         self._events = events
+        self.on_datagram = self._on_datagram
+
+    def _on_datagram(self, payload: bytes) -> None:
+        self._events.append(RequestDatagramEvent(self.request, self.response, payload))
 
     def on_readable(self) -> None:
         self._events.append(BodyEvent(self.request, self.response))

@@ -105,6 +105,11 @@ class Request:
         return None if self._fields.content_length < 0 else self._fields.content_length
 
     @property
+    def capsule_protocol(self) -> bool:
+        """The bodies are made of capsules (RFC 9297 3): an extended CONNECT, or `capsule-protocol: ?1`."""
+        return self._fields.protocol is not None or self.headers.get("capsule-protocol") == "?1"
+
+    @property
     def priority(self) -> Priority:
         """The priority the client asked for with the request."""
         return Priority.parse(self.headers.get("priority", ""))

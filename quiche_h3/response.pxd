@@ -14,6 +14,7 @@ cdef class Response:
     cdef bint _head_only
     cdef public bint headers_sent
     cdef public bint ended
+    cdef public bint hold_fin
 
     cpdef end(self, object final=*)
     cpdef finish_with(self, object result)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from .datagrams import AsyncDatagrams
 from .errors import (
     HeadersAlreadySent,
     InvalidRedirectStatus,
@@ -84,6 +85,7 @@ class Response:
         "_stream",
         "ended",
         "headers_sent",
+        "hold_fin",
         "request",
     )
 
@@ -108,6 +110,7 @@ class Response:
         """The field section is out: status and fields are fixed."""
         self.ended = False
         """Nothing may be sent any more."""
+        self.hold_fin = False
 
     # What it is
 
@@ -199,18 +202,19 @@ class Response:
         if not self.headers_sent:
             if self._status in _BODILESS:
                 self._check_bodiless(chunk)
-            elif not self._has(b"content-length"):
+            elif not self.hold_fin and not self._has(b"content-length"):
                 size = len(chunk)
                 self._headers.append(_LENGTHS[size] if size < 4096 else (b"content-length", b"%d" % size))
             if self._head_only:
                 chunk = b""
-            self._send_head(not chunk)
+            self._send_head(not chunk and not self.hold_fin)
             if chunk:
-                self._stream.enqueue(chunk, True)
+                self._stream.enqueue(chunk, not self.hold_fin)
         elif self._head_only or not chunk:
-            self._stream.finish()
+            if not self.hold_fin:
+                self._stream.finish()
         else:
-            self._stream.enqueue(chunk, True)
+            self._stream.enqueue(chunk, not self.hold_fin)
         self.ended = True
 
     def send_trailers(self, trailers: HeaderItems) -> None:
@@ -271,8 +275,23 @@ class Response:
         self._exchange(self).produce(chunks)
 
     def send_h3_datagram(self, payload: bytes) -> None:
-        """Sends an HTTP datagram of this request (RFC 9297). Raises a DatagramError if it cannot be taken."""
-        self._stream.send_datagram(bytes(payload))
+        """Sends an HTTP datagram of this request (RFC 9297), unreliable and unordered.
+
+        To a client that takes no datagrams it goes as a capsule on the stream, if the request speaks the
+        capsule protocol (`req.capsule_protocol`). Raises WouldBlock, DatagramTooLarge, DatagramNotEnabled,
+        ConnectionClosed, or StreamClosed once the response has ended.
+        """
+        self._stream.send_datagram(bytes(payload), self._open_capsules())
+
+    def h3_datagrams(self) -> AsyncDatagrams:
+        """The request's HTTP datagrams (RFC 9297) as they come: `async for payload in res.h3_datagrams()`.
+
+        The newest `h3_datagram_queue_len` wait to be taken. It ends when the client has ended the request and
+        its body was read (capsules are read here), and raises StreamReset or ConnectionClosed when it broke
+        off. In a blocking handler it is a plain iterator.
+        """
+        self._open_capsules()
+        return AsyncDatagrams(self._exchange(self).open_datagrams())
 
     # Other endings
 
@@ -292,6 +311,17 @@ class Response:
         """The request stream."""
         return self._stream
 
+    def announce_capsules(self) -> None:
+        """The body will be capsules: a successful response says so (RFC 9297 3.4)."""
+        if not self.headers_sent and self._status < 300 and not self._has(b"capsule-protocol"):
+            self._headers.append((b"capsule-protocol", b"?1"))
+
+    def release_fin(self) -> None:
+        """The client sends no more datagrams: a response that has ended ends on the wire too."""
+        held, self.hold_fin = self.hold_fin and self.ended, False
+        if held and self._stream.sending:
+            self._stream.finish()
+
     @property
     def head_only(self) -> bool:
         """The request was HEAD: the body is left out."""
@@ -304,7 +334,7 @@ class Response:
     def replace_headers(self, pairs: list[Pair]) -> None:
         """Forgets what a failed handler has set."""
         self._headers = [self._headers[0], *pairs]
-        self._deferred = False
+        self._deferred = self.hold_fin = False
 
     def moved_to(self, stream: Stream, exchange: Callable[[Response], Exchange]) -> Response:
         """A plain response in the same state, on `stream`."""
@@ -353,6 +383,14 @@ class Response:
             if pair[0] == name:
                 return True
         return False
+
+    def _open_capsules(self) -> bool:
+        """Whether bodies are capsules; those of the response may begin then."""
+        capsules = bool(self.request.capsule_protocol)
+        if capsules and not self.headers_sent:
+            self.announce_capsules()
+            self._start_body(b"")
+        return capsules
 
     def _set_status(self, code: int) -> None:
         self._status = code

@@ -18,10 +18,12 @@ Handler = Callable[[], object] | Callable[[Any], object] | Callable[[Any, Any], 
 CallNext = Callable[[Any, Any], Any]  # call_next(request, response) inside a middleware
 Middleware = Callable[[Any, Any, CallNext], object]
 ErrorCallback = Callable[[Any, Any, Any], object]  # (request, response, exception)
+DatagramCallback = Callable[[Any, Any, bytes], object]  # (request, response, payload)
 
 H = TypeVar("H", bound=Handler)
 M = TypeVar("M", bound=Middleware)
 E = TypeVar("E", bound=ErrorCallback)
+D = TypeVar("D", bound=DatagramCallback)
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a method, RFC 9110 9.1
 
@@ -80,6 +82,7 @@ class Route:
     params: tuple[str, ...] = ()
     errors: tuple[_ErrorTable, ...] = ()
     session: SessionPolicy | None = None
+    on_datagram: DatagramCallback | None = None
 
     @property
     def blocking(self) -> bool:
@@ -230,6 +233,40 @@ class Router:
             )
             self._changed()
             return handler
+
+        return register
+
+    def route_h3_datagram(self, methods: str | Iterable[str], pattern: str) -> Callable[[D], D]:
+        """Decorator: `callback(request, response, payload)` for each datagram of such requests (RFC 9297).
+
+        Their handler is registered before. It is called as soon as the request's fields are there, and its
+        response stays open until the client ends the request, so that `response.send_h3_datagram()` can
+        answer all that time. The callback runs in the loop; what it raises is logged, but for a
+        DatagramError. Raises RouteError where there is no such route, or its handler is blocking, and for
+        what cannot be called so.
+        """
+        names = tuple(map(_method, [methods] if isinstance(methods, str) else methods))
+        shape = parse_pattern(pattern).shape
+
+        def register(callback: D) -> D:
+            kind, arity = _inspect(callback, most=3)
+            if arity != 3 or kind is not HandlerKind.PLAIN:
+                raise RouteError(
+                    f"{callback!r}: a datagram callback is a plain function of (request, response, payload)"
+                )
+            for name in names:
+                found = [
+                    r for r in self._routes if name in r.methods and parse_pattern(r.pattern).shape == shape
+                ]
+                if not found:
+                    raise RouteError(f"{name} {pattern!r}: register the request's handler before")
+                if found[0].blocking:
+                    raise RouteError(
+                        f"{name} {pattern!r}: a blocking handler iterates response.h3_datagrams()"
+                    )
+                found[0].on_datagram = callback
+            self._changed()
+            return callback
 
         return register
 

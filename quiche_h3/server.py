@@ -97,8 +97,12 @@ class Server(Router):
     # Registration beyond routes
 
     def on_datagram(self, callback: D) -> D:
-        """Decorator: `callback(server, connection, payload)` for each QUIC DATAGRAM (RFC 9221)."""
+        """Decorator: `callback(server, connection, payload)` for QUIC DATAGRAMs (RFC 9221).
+
+        It gets all but those of requests whose handlers take HTTP datagrams.
+        """
         self._on_datagram = callback
+        self._dispatcher.raw_datagrams = True
         return callback
 
     def on_connect(self, callback: C) -> C:
@@ -387,6 +391,7 @@ class Server(Router):
     def _begin(self, driver: Driver) -> None:
         self._driver = driver
         self._dispatcher.post = driver.post
+        self._dispatcher.raw_datagrams = self._on_datagram is not None
         for hook in self._hooks["startup"]:
             hook()
         driver.start()

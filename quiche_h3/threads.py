@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from .datagrams import BlockingDatagrams, DatagramQueue
 from .errors import QuicheH3Error
 from .headers import Pair
 from .response import Response
@@ -37,6 +38,7 @@ class Exchange(Protocol):
     def take(self, size: int) -> bytes: ...
     def when_readable(self, callback: Callable[[], None]) -> None: ...
     def when_drained(self, callback: Callable[[], None]) -> None: ...
+    def open_datagrams(self) -> DatagramQueue: ...
 
 
 class ThreadStream:
@@ -139,8 +141,13 @@ class ThreadStream:
     def stop_receiving(self, code: int) -> None:
         self._run(self._stream.stop_receiving, code)
 
-    def send_datagram(self, payload: bytes) -> None:
-        self._run(self._stream.send_datagram, payload)
+    def send_datagram(self, payload: bytes, capsules: bool = False) -> None:
+        self._run(self._stream.send_datagram, payload, capsules)
+
+    def datagrams(self) -> BlockingDatagrams:
+        """The datagrams of the request, to be waited for in this thread."""
+        queue = self._run(self._exchange.open_datagrams)
+        return BlockingDatagrams(lambda: self._post_and_wait(queue.give))
 
     # Receiving
 
@@ -191,6 +198,13 @@ class BlockingResponse(Response):
     """A response written from a thread: every call that must wait does."""
 
     __slots__ = ()
+
+    def h3_datagrams(self) -> BlockingDatagrams:  # type: ignore[override]  # the same, waited for in the thread
+        """The HTTP datagrams of the request (RFC 9297) as they come: `for payload in res.h3_datagrams()`."""
+        self._open_capsules()
+        stream: Any = self._stream
+        datagrams: BlockingDatagrams = stream.datagrams()
+        return datagrams
 
     def produce(self, chunks: Iterator[Any]) -> None:
         """Sends what the iterator yields, and ends the response."""

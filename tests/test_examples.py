@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -53,6 +54,24 @@ def test_hello() -> None:
         assert client.get("/hello").text == "Hello, HTTP/3!\n"
         assert client.get("/hello/J%C3%BCrgen").text == "Hello, Jürgen!\n"
         assert client.get("/nowhere").status == 404
+
+
+def test_datagrams() -> None:
+    """datagrams.py echoes datagrams, raw and of a request, and adds up those of another."""
+    with serving("datagrams.py") as client:
+        raw: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        client.on_datagram(raw.put)
+        client.send_datagram(b"raw")
+        assert raw.get(timeout=10) == b"raw"
+        with client.open("POST", "/sum") as request:
+            response = request.response()
+            request.send_datagram(b"40")
+            request.send_datagram(b"2")
+            request.end()
+            assert response.text == "2 numbers, 42 in all\n"
+        command = [sys.executable, str(EXAMPLES / "datagrams.py"), f"https://{client.origin.authority}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        assert "100 round trips" in done.stdout
 
 
 def test_files(tmp_path: Path) -> None:

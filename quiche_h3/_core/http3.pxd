@@ -51,6 +51,7 @@ cdef class Http3(Protocol):
     cdef public Claims claims           # or None
     cdef readonly bint server
     cdef bint extended_connect          # RFC 9220: announced by us
+    cdef bint announced_datagrams       # RFC 9297: by us
     cdef readonly uint64_t highest_request       # the first stream id that was not seen yet
     cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
     cdef bint goaway_sent               # that was said: there was room for it
@@ -58,8 +59,10 @@ cdef class Http3(Protocol):
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1
     cdef int on_request(self, uint64_t stream_id, FieldSection fields, int result, bint more) except -1
     cdef int on_event(self, uint64_t stream_id, quiche_h3_event *event) except -1
-    cdef int read_datagrams(self) except -1
-    cdef int on_datagram(self, ssize_t n) except -1
+    cdef int read_datagrams(self, list raw) except -1
+    cdef int64_t quarter_stream_id(self, bytes payload, ssize_t *size) except -2
+    cdef bint give_datagram(self, bytes payload) except -1
+    cdef int give_raw_datagrams(self, list raw) except -1
     cdef int failed(self, uint64_t stream_id, object error) except -1
     cdef int open_waiting(self) except -1
     cdef int send_goaway(self) except -1

@@ -32,6 +32,7 @@ from quiche_h3._core.fields cimport (
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.libc_net cimport ssize_t
 
+from quiche_h3.capsules import encode_capsule, encode_varint
 from quiche_h3.errors import (
     ConnectionClosed, DatagramNotEnabled, DatagramTooLarge, H3ErrorCode, InvalidState, QuicheH3Error,
     ResponseEnded, StreamClosed, StreamReset, WouldBlock, check_h3, check_quic,
@@ -45,9 +46,15 @@ cdef enum:
     DATAGRAMS_PER_TURN = 1024
     WRITABLE_PER_TURN = 4096
     SCRATCH = 65536
+    MAX_DATAGRAM_CAPSULE = 65535        # no frame carries more either
+    MAX_CAPSULES_PENDING = 262144       # bytes: datagrams are not worth waiting for
 
 cdef uint8_t scratch[SCRATCH]           # used between two calls, always with the GIL
 cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
+
+cdef int no_setting(uint64_t identifier, uint64_t value, void *argp) noexcept nogil:
+    return 0
+
 
 cdef bint peer_stopped(int64_t rc) noexcept:
     """The peer sent STOP_SENDING. Once all else of the stream is over too, quiche does not know it any more."""
@@ -100,6 +107,7 @@ cdef class Http3(Protocol):
         self.counters = counters
         self.server = server
         self.extended_connect = server and connection.settings.webtransport
+        self.announced_datagrams = connection.settings.config.enable_dgram
         self.streams = {}
         self.waiting = deque()
         self.refuse_from = -1
@@ -119,7 +127,8 @@ cdef class Http3(Protocol):
         cdef int64_t writable[WRITABLE_PER_TURN]
         cdef int i, count = 0
         cdef int left = EVENTS_PER_TURN
-        cdef bint more
+        cdef bint more = False
+        cdef list raw = None
         cdef uint64_t code
         cdef Stream stream
         if self.h3 == NULL:
@@ -154,6 +163,10 @@ cdef class Http3(Protocol):
                     stream.pump()
             except Exception as error:
                 self.failed(stream_id, error)
+        # Before the events: what ends a request must not overtake its datagrams.
+        if quiche_conn_dgram_recv_queue_len(self.connection.c.quic) > 0:
+            raw = []
+            more = self.read_datagrams(raw)
         while left > 0:
             stream_id = quiche_h3_conn_poll(self.h3, self.connection.c.quic, &event)
             if stream_id < 0:
@@ -163,8 +176,10 @@ cdef class Http3(Protocol):
                 self.on_event(stream_id, event)
             except Exception as error:
                 self.failed(stream_id, error)
-        more = self.claims is not None and self.claims.service()
-        more = self.read_datagrams() or more
+        if self.claims is not None:
+            more = self.claims.service() or more
+        if raw is not None:
+            self.give_raw_datagrams(raw)
         if self.waiting:
             self.open_waiting()
         if self.refuse_from >= 0 and not self.goaway_sent:
@@ -373,46 +388,69 @@ cdef class Http3(Protocol):
 
     # Datagrams
 
-    cdef int read_datagrams(self) except -1:
-        """1: there may be more."""
+    cdef int read_datagrams(self, list raw) except -1:
+        """Gives datagrams to the requests that there are; the others go to `raw`. 1: there may be more."""
         cdef ssize_t n
+        cdef bytes payload
         for _ in range(DATAGRAMS_PER_TURN):
             n = quiche_conn_dgram_recv(self.connection.c.quic, scratch, sizeof(scratch))
             if n < 0:
                 return 0
             self.counters.n.datagrams_received += 1
-            self.on_datagram(n)
-            if self.h3 == NULL:
-                return 0
+            payload = PyBytes_FromStringAndSize(<char *>scratch, n)
+            if not self.give_datagram(payload):
+                raw.append(payload)
         return 1
 
-    cdef int on_datagram(self, ssize_t n) except -1:
-        """A datagram of `n` bytes came in: it is of the request whose quarter stream ID it begins with, or raw."""
-        cdef ssize_t i, size = 1 << (scratch[0] >> 6) if n > 0 else 1
-        cdef uint64_t quarter = scratch[0] & 0x3F
+    cdef int64_t quarter_stream_id(self, bytes payload, ssize_t *size) except -2:
+        """What a datagram begins with (RFC 9297 2.1), and how long that is; -1 when it is none."""
+        cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(payload)
+        cdef uint64_t quarter = p[0] & 0x3F
+        cdef ssize_t i, n = PyBytes_GET_SIZE(payload)
+        size[0] = 1 << (p[0] >> 6)
+        if n < size[0] or n == 0:
+            return -1
+        for i in range(1, size[0]):
+            quarter = quarter << 8 | p[i]
+        return -1 if quarter >= <uint64_t>1 << 60 else <int64_t>quarter
+
+    cdef bint give_datagram(self, bytes payload) except -1:
+        """Gives a datagram to its request. False: there is none, or it takes none."""
+        cdef ssize_t size
+        cdef int64_t quarter
         cdef Stream stream
-        cdef bytes payload = PyBytes_FromStringAndSize(<char *>scratch, n)
-        cdef bint taken = True
-        for i in range(1, min(size, n)):
-            quarter = quarter << 8 | scratch[i]
-        if n >= size and quarter < <uint64_t>1 << 60 and self.streams:
-            stream = self.streams.get(quarter * 4)
-            take = None if stream is None else getattr(stream.handler, "on_datagram", None)
-            if take is not None:
-                try:
-                    take(payload[size:])
-                except Exception as error:
-                    self.failed(quarter * 4, error)
-                return 0
+        if not self.streams:
+            return False
+        quarter = self.quarter_stream_id(payload, &size)
+        stream = None if quarter < 0 else self.streams.get(quarter * 4)
+        take = None if stream is None else getattr(stream.handler, "on_datagram", None)
+        if take is None:
+            return False
         try:
-            taken = self.app.datagram(self.connection, payload) is not False
-        except Exception:
-            log.exception("connection %d: datagram() failed", self.connection.id)
-        if not taken:
-            if n >= size and self.claims is not None and self.claims.datagram(quarter * 4, payload[size:]):
-                return 0
+            take(payload[size:])
+        except Exception as error:
+            self.failed(quarter * 4, error)
+        return True
+
+    cdef int give_raw_datagrams(self, list raw) except -1:
+        """Those that were nobody's before this turn's events: of a request that has just come, or raw."""
+        cdef bytes payload
+        cdef ssize_t size
+        cdef int64_t quarter
+        for payload in raw:
+            if self.h3 == NULL or self.give_datagram(payload):
+                continue
+            try:
+                if self.app.datagram(self.connection, payload) is not False:
+                    continue
+            except Exception:
+                log.exception("connection %d: datagram() failed", self.connection.id)
+                continue
+            quarter = self.quarter_stream_id(payload, &size)
+            if quarter >= 0 and self.claims is not None and self.claims.datagram(quarter * 4, payload[size:]):
+                continue
             self.counters.n.datagrams_dropped += 1
-            if n < size or quarter >= <uint64_t>1 << 60:  # RFC 9297 2.1; a program that takes raw ones knows better
+            if quarter < 0:  # RFC 9297 2.1; a program that takes raw ones knows better
                 self.connection.close(<uint64_t>H3ErrorCode.H3_DATAGRAM_ERROR, b"no quarter stream ID")
         return 0
 
@@ -436,8 +474,8 @@ cdef class Http3(Protocol):
 
     @property
     def datagrams_enabled_by_peer(self):
-        """The peer announced HTTP datagrams (RFC 9297)."""
-        return self.h3 != NULL and quiche_h3_dgram_enabled_by_peer(self.h3, self.connection.c.quic)
+        """HTTP datagrams may be sent: both sides announced them (RFC 9297 2.1.1)."""
+        return self.announced_datagrams and self.h3 != NULL and quiche_h3_dgram_enabled_by_peer(self.h3, self.connection.c.quic)
 
     # Shutdown
 
@@ -500,15 +538,32 @@ cdef class Stream:
         if not self.sending or self.fin_queued or self.trailers is not None:
             raise StreamClosed("the stream's sending half is closed")
 
-    def send_datagram(self, bytes payload):
-        """Sends an HTTP datagram of this request (RFC 9297 2.1): its quarter stream ID goes before."""
-        cdef uint64_t quarter = self.id // 4
+    def send_datagram(self, bytes payload, bint capsules=False):
+        """Sends an HTTP datagram of this request (RFC 9297): in a DATAGRAM frame, its quarter stream ID before it.
+
+        Where the peer takes none and the stream speaks the capsule protocol (`capsules`), it goes as a capsule.
+        """
         self.check_open()
-        if not self.http3.datagrams_enabled_by_peer:
+        if self.id == <uint64_t>-1:
+            raise WouldBlock("the request waits for stream credit")
+        if self.http3.datagrams_enabled_by_peer:
+            self.http3.send_datagram(encode_varint(self.id // 4) + payload)
+            return
+        if not capsules:
+            if quiche_h3_for_each_setting(self.http3.h3, no_setting, NULL) < 0:
+                raise WouldBlock("the peer's settings have not come yet")
             raise DatagramNotEnabled("the peer takes no HTTP datagrams")
-        size = 1 if quarter < 1 << 6 else 2 if quarter < 1 << 14 else 4 if quarter < 1 << 30 else 8
-        prefix = quarter.to_bytes(size, "big")
-        self.http3.send_datagram(bytes([prefix[0] | (size.bit_length() - 1) << 6]) + prefix[1:] + payload)
+        if len(payload) > MAX_DATAGRAM_CAPSULE:
+            raise DatagramTooLarge(f"a datagram of {len(payload)} bytes: a capsule takes {MAX_DATAGRAM_CAPSULE}")
+        if self.pending >= MAX_CAPSULES_PENDING:
+            self.drop_datagram()
+            raise WouldBlock("the stream takes no more now")
+        self.enqueue(encode_capsule(0, payload))
+        self.http3.counters.n.datagrams_sent += 1
+
+    def drop_datagram(self):
+        """Counts a datagram of this request that nobody took."""
+        self.http3.counters.n.datagrams_dropped += 1
 
     # Receiving
 

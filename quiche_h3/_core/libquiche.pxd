@@ -182,6 +182,7 @@ cdef extern from "quiche.h" nogil:
     ssize_t quiche_conn_dgram_max_writable_len(const quiche_conn *conn)
     ssize_t quiche_conn_dgram_recv(quiche_conn *conn, uint8_t *buf, size_t buf_len)
     ssize_t quiche_conn_dgram_send(quiche_conn *conn, const uint8_t *buf, size_t buf_len)
+    ssize_t quiche_conn_dgram_recv_queue_len(const quiche_conn *conn)
     bint quiche_conn_is_dgram_send_queue_full(const quiche_conn *conn)
     ssize_t quiche_conn_send_ack_eliciting(quiche_conn *conn)
     quiche_connection_id_iter *quiche_conn_retired_scid_iter(quiche_conn *conn)
@@ -242,6 +243,10 @@ cdef extern from "quiche.h" nogil:
         pass
 
     quiche_h3_conn *quiche_h3_conn_new_with_transport(quiche_conn *quic_conn, quiche_h3_config *config)
+
+    int quiche_h3_for_each_setting(quiche_h3_conn *conn,
+                                   int (*cb)(uint64_t identifier, uint64_t value, void *argp) noexcept nogil,
+                                   void *argp)
 
     enum quiche_h3_event_type_t "quiche_h3_event_type":
         QUICHE_H3_EVENT_HEADERS
