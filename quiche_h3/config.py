@@ -383,10 +383,26 @@ class ServerConfig(TransportConfig):
     key_path: str | None = path("PEM file of its private key, not encrypted.")
     cert_pem: bytes | None = blob("The certificate chain itself, in PEM.")
     key_pem: bytes | None = blob("The private key itself, in PEM, not encrypted.", secret=True)
+    more_certificates: list[str] | None = field(
+        default=None,
+        metadata=declare(
+            Option(
+                "list",
+                "Further certificates, chosen by the name asked for (SNI), each as chain.pem:key.pem.",
+                optional=True,
+            )
+        ),
+    )
     dev_cert: bool = flag(False, "Make a self-signed certificate at start: P-256, 14 days, for development.")
     verify_peer: bool = flag(False, "Demand a certificate of the client, from cafile or ca_path.")
     server_name_required: bool = flag(False, "Refuse clients that send no server name (SNI).")
-    enable_early_data: bool = flag(False, "Accept 0-RTT, which can be replayed (RFC 8470).")
+    enable_early_data: bool = flag(
+        False,
+        "Accept 0-RTT, once for each ticket: GET, HEAD and OPTIONS run early, others get 425 (RFC 8470).",
+    )
+    early_data_register_size: int = integer(
+        65_536, "tickets", 1, 10_000_000, "Used tickets that are remembered; older ones bring no 0-RTT."
+    )
 
     # Admission
     max_connections: int = integer(
@@ -398,7 +414,36 @@ class ServerConfig(TransportConfig):
     )
     enable_retry: bool = flag(False, "Have every client prove its address first (RFC 9000 8.1.2).")
     half_open_retry_threshold: int = integer(
-        1000, "connections", 0, 10_000_000, "With so many unfinished handshakes, Retry is on by itself."
+        1000,
+        "connections",
+        0,
+        10_000_000,
+        "Unfinished handshakes from which on Retry is demanded; at twice as many nobody is let in.",
+    )
+    max_handshake_bytes: int = integer(
+        24 * KIB, "bytes", 4 * KIB, MIB, "Bytes a client may send before its handshake is complete."
+    )
+    max_connections_per_address: int = integer(
+        100, "connections", 0, 10_000_000, "Connections of one IPv4 address or IPv6 /64; 0 is no limit."
+    )
+    max_half_open_per_address: int = integer(
+        50, "connections", 0, 10_000_000, "Of these with an unfinished handshake, else Retry; 0 is no limit."
+    )
+    new_connections_per_address: int = integer(
+        50, "per second", 0, MIB, "New connections of one address, twice as many at once; 0 is no limit."
+    )
+    limit_loopback: bool = flag(False, "The limits per address hold for 127.0.0.0/8 and ::1 as well.")
+    retries_per_second: int = integer(
+        1000, "per second", 0, MIB, "Retry packets, twice as many at once; 0 is no limit."
+    )
+    version_negotiations_per_second: int = integer(
+        100, "per second", 0, MIB, "Version Negotiation packets, twice as many at once; 0 is no limit."
+    )
+    stateless_resets_per_second: int = integer(
+        100, "per second", 0, MIB, "Stateless resets, twice as many at once; 0 is no limit."
+    )
+    refusals_per_second: int = integer(
+        100, "per second", 0, MIB, "Refused clients that are told so, twice as many at once; 0 is no limit."
     )
     retry_token_lifetime_ms: int = integer(15_000, "ms", 1000, 600_000, "How long a Retry token is good for.")
     max_amplification_factor: int = integer(
@@ -406,9 +451,12 @@ class ServerConfig(TransportConfig):
     )
     stateless_reset: bool = flag(True, "Tell peers that a connection is no longer known (RFC 9000 10.3).")
     secret_key: bytes | None = blob(
-        "Seed of Retry and stateless reset tokens, shared by the servers of one address; random if none.",
+        "Seed of tokens and session tickets, shared by the servers of one address; random if none.",
         32,
         True,
+    )
+    previous_secret_key: bytes | None = blob(
+        "The `secret_key` before: its Retry tokens and session tickets are still taken.", 32, True
     )
 
     # HTTP
@@ -503,6 +551,13 @@ class ServerConfig(TransportConfig):
             if len(given) == 1:
                 missing = key if given == [cert] else cert
                 raise ConfigError(missing, f"is missing while {given[0]} is given", "give both")
+        for pair in self.more_certificates or ():
+            if pair.count(":") != 1 or not all(pair.split(":")):
+                raise ConfigError(
+                    "more_certificates",
+                    f"{pair!r} is no pair of files",
+                    "use chain.pem:key.pem, separated by commas",
+                )
         sources = [self.cert_path is not None, self.cert_pem is not None, self.dev_cert]
         if sum(sources) != 1:
             problem = "more than one certificate is given" if any(sources) else "no certificate is given"

@@ -415,6 +415,10 @@ class UriTooLong(HandlerError):
     """The request path is longer than the limit."""
 
 
+class TooEarly(HandlerError):
+    """The request may be a replay; send it again when the handshake is complete."""
+
+
 class TooManyRequests(HandlerError):
     """Too many requests."""
 
@@ -473,6 +477,7 @@ _STATUS: Final[dict[type[BaseException], int]] = {
     RangeNotSatisfiable: 416,
     InvalidRange: 416,
     Unsatisfiable: 416,
+    TooEarly: 425,
     TooManyRequests: 429,
     RequestHeaderFieldsTooLarge: 431,
     StreamBlocked: 503,

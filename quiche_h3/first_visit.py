@@ -52,8 +52,8 @@ class FirstVisit:
     def __init__(
         self, config: ServerConfig, addresses: Sequence[tuple[str, int]], certificate: CertificateFiles
     ) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate.cert_path, certificate.key_path)
+        self._context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.renew(certificate)
         context.set_alpn_protocols(["http/1.1"])
         self._upstream = _Upstream(*addresses[0])
         self._listeners: list[_Listener] = []
@@ -64,6 +64,10 @@ class FirstVisit:
         except BaseException:
             self.close()
             raise
+
+    def renew(self, certificate: CertificateFiles) -> None:
+        """Takes another certificate, for the connections that begin from now on."""
+        self._context.load_cert_chain(certificate.cert_path, certificate.key_path)
 
     def start(self) -> None:
         """Answers from now on, in threads of its own."""

@@ -26,6 +26,7 @@ from .errors import (
     ServiceUnavailable,
     StreamClosed,
     StreamReset,
+    TooEarly,
     error_to_status,
 )
 from .exchange import Exchange
@@ -49,6 +50,7 @@ _REASONS: Final = {
     405: "Method Not Allowed",
     413: "Content Too Large",
     414: "URI Too Long",
+    425: "Too Early",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     503: "Service Unavailable",
@@ -63,6 +65,8 @@ COROUTINE: Final = int(HandlerKind.COROUTINE)
 SESSION: Final = int(HandlerKind.SESSION)
 
 
+# May run twice, when an attacker repeats 0-RTT data (RFC 8470 3): the rest waits for the handshake.
+_REPEATABLE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _PLAIN_RESULTS: Final = (str, bytes, dict, list, tuple)
 
 
@@ -118,6 +122,8 @@ class Dispatcher:
                     exchange.done()
                     return
             self.admit(stream)
+            if method not in _REPEATABLE and request.early_data:
+                raise TooEarly  # RFC 8470 3 and 5.1
             kind = route.kind
             if stream.receiving or kind > COROUTINE or kind == GENERATOR:
                 if kind == SESSION:

@@ -49,6 +49,8 @@ class EngineMetrics:
     """Tokens that were forged, expired or of another address."""
     stateless_resets_sent: int = 0
     """Stateless resets (RFC 9000 10.3)."""
+    refusals_sent: int = 0
+    """CONNECTION_CLOSE packets with CONNECTION_REFUSED that clients without a connection got."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,12 @@ class ConnectionMetrics:
     """Connections accepted."""
     refused: int = 0
     """Connections refused: there were `max_connections`, or the server is stopping."""
+    refused_by_address: int = 0
+    """Connections refused: their address had too many, or made them too fast."""
+    half_open_dropped: int = 0
+    """Connections that were not begun, without an answer: too many handshakes were unfinished."""
+    handshake_overruns: int = 0
+    """Connections given up: the client had sent `max_handshake_bytes`, and its handshake was not complete."""
     connections: int = 0
     """Connections, now."""
     half_open: int = 0

@@ -141,8 +141,13 @@ class Request:
 
     @property
     def early_data(self) -> bool:
-        """The request may be a replay: it came before the handshake was complete (RFC 8470)."""
-        return self._stream.early_data
+        """It may be a replay: it came before the end of the handshake, or a gateway says so (RFC 8470)."""
+        return self._stream.early_data or self.headers.get("early-data") == "1"
+
+    @property
+    def client_certificate(self) -> bytes | None:
+        """The client's certificate in DER, verified where `verify_peer` is set; None if it has shown none."""
+        return self._stream.connection.peer_certificate
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.raw_path.decode('latin-1')} stream {self.stream_id}>"

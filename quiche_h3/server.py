@@ -20,10 +20,10 @@ from ._core.endpoint import Endpoint
 from ._core.fields import Http3Limits
 from ._core.hq import HQ_ALPN, Hq
 from ._core.http3 import Http3, Http3Counters, Stream
-from ._core.settings import EngineSettings
 from ._core.sockets import open_server_sockets
 from ._core.webtransport import WebTransport, WebTransportCounters
 from .config import EventBackend, ServerConfig
+from .credentials import Credentials
 from .drivers import Driver, LibevDriver
 from .errors import ConfigError, ConnectionClosed, H3ErrorCode, InvalidState
 from .events import ClosedEvent, DatagramEvent, Event
@@ -34,7 +34,6 @@ from .polling import PollingDispatcher
 from .request import Request
 from .response import Response
 from .routing import HandlerKind, Router
-from .tls import CertificateFiles, load_certificate
 
 if TYPE_CHECKING:
     from .first_visit import FirstVisit
@@ -78,9 +77,8 @@ class Server(Router):
         self._webtransport = WebTransportCounters()
         self._limits = _limits(self.config)
         self._endpoint: Endpoint | None = None
-        self._settings: EngineSettings | None = None
+        self._credentials: Credentials | None = None
         self._driver: Driver | None = None
-        self._certificate: CertificateFiles | None = None
         self._first_visit: FirstVisit | None = None
         self._thread: threading.Thread | None = None
         self._thread_error: BaseException | None = None
@@ -159,16 +157,16 @@ class Server(Router):
     @property
     def certificate_sha256(self) -> bytes:
         """SHA-256 of the certificate, as a browser's `serverCertificateHashes` wants it."""
-        if self._certificate is None:
+        if self._credentials is None:
             raise InvalidState("the server has loaded no certificate yet")
-        return self._certificate.sha256
+        return self._credentials.certificate.sha256
 
     @property
     def certificate_spki_sha256(self) -> bytes:
         """SHA-256 of its public key, as Chrome's --ignore-certificate-errors-spki-list wants it."""
-        if self._certificate is None:
+        if self._credentials is None:
             raise InvalidState("the server has loaded no certificate yet")
-        return self._certificate.spki_sha256
+        return self._credentials.certificate.spki_sha256
 
     @property
     def connections(self) -> list[Connection]:
@@ -188,16 +186,14 @@ class Server(Router):
             Path(self.config.qlog_dir).mkdir(parents=True, exist_ok=True)
         if self.config.enable_debug_logging:
             quiche_log.enable(self.config.debug_log_throttle)
-        certificate = load_certificate(self.config)
+        credentials = Credentials(self.config, self._wants_webtransport())
         try:
-            settings = EngineSettings(self.config, certificate, self._wants_webtransport())
             sockets = open_server_sockets(self.config)
         except BaseException:
-            certificate.close()
+            credentials.close()
             raise
-        self._certificate = certificate
-        self._settings = settings
-        endpoint = Endpoint(settings, self, server=True)
+        self._credentials = credentials
+        endpoint = Endpoint(credentials.settings, self, server=True)
         for sock in sockets:
             endpoint.add_socket(sock)
         self._endpoint = endpoint
@@ -205,7 +201,7 @@ class Server(Router):
             from .first_visit import FirstVisit  # `ssl` alone is 4 MiB
 
             try:
-                self._first_visit = FirstVisit(self.config, self.addresses, certificate)
+                self._first_visit = FirstVisit(self.config, self.addresses, credentials.certificate)
             except BaseException:
                 self._release()
                 raise
@@ -316,6 +312,33 @@ class Server(Router):
                 error, self._thread_error = self._thread_error, None
                 raise error
 
+    def reload(self, config: ServerConfig | None = None) -> None:
+        """Reads certificates and keys anew, for the connections that begin from now on; the others go on.
+
+        `config` may name other certificates, trust and secrets (`credentials.RELOADED_FIELDS`); the rest of
+        it is not looked at. A new `secret_key` leaves the old one in use for Retry tokens and session
+        tickets until the next reload with another. Raises `ConfigError` when something cannot be used: then
+        nothing is changed. Safe from any thread.
+        """
+        if self._credentials is None or self._endpoint is None or self._ended:
+            raise InvalidState("the server does not run")
+        credentials = self._credentials.renewed(config)
+        if self._driver is None:
+            self._adopt(credentials)
+        else:
+            self._driver.post(self._adopt, credentials)
+
+    def _adopt(self, credentials: Credentials) -> None:
+        before, endpoint = self._credentials, self._endpoint
+        if before is None or endpoint is None:
+            return
+        endpoint.take_settings(credentials.settings)
+        self._credentials = credentials
+        if self._first_visit is not None:
+            self._first_visit.renew(credentials.certificate)
+        before.give_way(credentials)
+        log.info("certificates and keys were reloaded")
+
     @contextmanager
     def running(self) -> Iterator[Address]:
         """Context manager: the server runs in a background thread; yields its address."""
@@ -421,18 +444,19 @@ class Server(Router):
             for sock in self._endpoint.sockets:
                 sock.close()
         self._dispatcher.close()
-        if self._settings is not None:
-            self._settings.close()
-        if self._certificate is not None:
-            self._certificate.close()
+        if self._credentials is not None:
+            self._credentials.close()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the server while it runs in the main thread."""
+        """In the main thread SIGINT and SIGTERM stop the server, and SIGHUP, if it is free, reloads it."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            numbers.append(signal.SIGHUP)
+        before = {n: signal.signal(n, self._on_signal) for n in numbers}
         try:
             yield
         finally:
@@ -440,6 +464,12 @@ class Server(Router):
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: object) -> None:
+        if number == signal.SIGHUP:
+            try:
+                self.reload()
+            except ConfigError as error:
+                log.error("SIGHUP: nothing was reloaded: %s", error)
+            return
         log.info("%s: stopping", signal.Signals(number).name)
         self.stop()
 
@@ -510,7 +540,7 @@ class Server(Router):
             return hq
         http3 = Http3(connection, self, self._limits, self._counters, server=True)
         connection.context = http3
-        if self._settings is not None and self._settings.webtransport:
+        if self._credentials is not None and self._credentials.settings.webtransport:
             WebTransport(http3, self._webtransport)
         return http3
 

@@ -55,11 +55,14 @@ class CertificateFiles:
     """SHA-256 of its public key (SubjectPublicKeyInfo in DER), by which a browser can be told to trust it."""
     not_after: datetime.datetime
     """When the certificate expires, in UTC."""
+    names: list[str]
+    """The host names it is for, as it gives them: `*.` may stand before one."""
 
     def __init__(self, leaf: x509.Certificate) -> None:
         self.sha256 = leaf.fingerprint(SHA256())
         self.spki_sha256 = hashlib.sha256(_public_bytes(leaf)).digest()
         self.not_after = leaf.not_valid_after_utc
+        self.names = _host_names(leaf)
         self._cleanup = contextlib.ExitStack()
 
     def close(self) -> None:
@@ -107,15 +110,7 @@ def load_certificate(config: ServerConfig) -> CertificateFiles:
         cert_field, key_field, from_files = "cert_path", "key_path", True
         cert_pem, key_pem = _read(config, cert_field), _read(config, key_field)
 
-    leaf = _parse_certificate(cert_field, cert_pem)
-    key = _parse_key(key_field, key_pem)
-    if _public_bytes(leaf) != _public_bytes(key):
-        raise ConfigError(
-            key_field,
-            f"is not the key of the certificate in {cert_field}",
-            "give the two that belong together",
-        )
-    files = CertificateFiles(leaf)
+    files = CertificateFiles(_checked(cert_field, cert_pem, key_field, key_pem))
     if from_files:
         files.cert_path, files.key_path = str(config.cert_path), str(config.key_path)
         return files
@@ -125,6 +120,42 @@ def load_certificate(config: ServerConfig) -> CertificateFiles:
         files.close()
         raise
     return files
+
+
+def load_more_certificates(config: ServerConfig) -> list[CertificateFiles]:
+    """Those of `more_certificates`. Raises `ConfigError` as above, and for one that names no host."""
+    field, found = "more_certificates", []
+    for pair in config.more_certificates or ():
+        cert_path, key_path = pair.split(":")
+        leaf = _checked(field, _read_path(field, cert_path), field, _read_path(field, key_path))
+        files = CertificateFiles(leaf)
+        files.cert_path, files.key_path = cert_path, key_path
+        if not files.names:
+            raise ConfigError(
+                field, f"{cert_path} is for no host name", "give one with a subject alternative name"
+            )
+        found.append(files)
+    return found
+
+
+def _checked(cert_field: str, cert_pem: bytes, key_field: str, key_pem: bytes) -> x509.Certificate:
+    """The first certificate, if the key is its own."""
+    leaf = _parse_certificate(cert_field, cert_pem)
+    if _public_bytes(leaf) != _public_bytes(_parse_key(key_field, key_pem)):
+        raise ConfigError(
+            key_field,
+            f"is not the key of the certificate in {cert_field}",
+            "give the two that belong together",
+        )
+    return leaf
+
+
+def _host_names(leaf: x509.Certificate) -> list[str]:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.DNSName)
 
 
 def make_dev_certificate(
@@ -177,6 +208,10 @@ def _read(config: ServerConfig, field: str) -> bytes:
     problem = config.options()[field].problem(path) if path is not None else "is not set"
     if path is None or problem is not None:
         raise ConfigError(field, str(problem), "give the path of a PEM file, in UTF-8")
+    return _read_path(field, path)
+
+
+def _read_path(field: str, path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as exc:

@@ -60,6 +60,7 @@ STATUS = {
     "RangeNotSatisfiable": 416,
     "InvalidRange": 416,
     "Unsatisfiable": 416,
+    "TooEarly": 425,
     "TooManyRequests": 429,
     "RequestHeaderFieldsTooLarge": 431,
     "StreamBlocked": 503,

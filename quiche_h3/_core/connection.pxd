@@ -40,6 +40,7 @@ cdef struct conn_t:
     sockaddr_storage local
     uint64_t created_at
     uint64_t wake_at         # the protocol wants a turn then; 0 when it wants none
+    uint64_t handshake_bytes # received before the handshake was complete
     uint64_t release_at      # pacing: nothing leaves before; 0 when free
     uint8_t *held            # owned: one packet whose time has not come
     size_t held_len
@@ -69,6 +70,7 @@ cdef class Connection:
     cdef Gate gate              # the endpoint's
     cdef object __weakref__
     cdef object _endpoint
+    cdef object host            # the admission's books of the peer's first address, or None
     cdef EngineSettings settings
     cdef readonly uint64_t id
     cdef Protocol protocol

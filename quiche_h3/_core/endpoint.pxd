@@ -1,4 +1,5 @@
 from libc.stdint cimport uint8_t, uint64_t
+from quiche_h3._core.admission cimport Admission
 from quiche_h3._core.connection cimport Connection, Gate, conn_t, deadlines
 from quiche_h3._core.libquiche cimport quiche_send_info
 from quiche_h3._core.settings cimport EngineSettings
@@ -25,11 +26,10 @@ cdef struct engine_counters:
     uint64_t closed
     uint64_t handshake_failed
     uint64_t timed_out
-    uint64_t refused
     uint64_t unknown_dropped
     uint64_t short_initials_dropped
     uint64_t malformed_dropped
-    uint64_t half_open
+    uint64_t handshake_overruns
     uint64_t packets_received
     uint64_t packets_sent
     uint64_t packets_lost
@@ -68,15 +68,15 @@ cdef class Endpoint:
     cdef bint server
     cdef readonly bint refusing         # a server that is shutting down accepts nobody
     cdef readonly StatelessAnswers answers
-    cdef bint retry_always
-    cdef uint64_t half_open_limit
-    cdef uint64_t max_connections
+    cdef readonly Admission admission
+    cdef uint64_t handshake_limit       # bytes a client may send before its handshake is complete
 
     cdef void mark(self, conn_t *c) noexcept nogil
     cdef int receive_packet(self, udp_socket *u, udp_message *m, uint8_t *data, size_t len) except -1 nogil
     cdef int receive_message(self, udp_socket *u, udp_message *m) except -1 nogil
-    cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, size_t len) except? NULL
-    cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h) except? NULL
+    cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL
+    cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL
+    cdef void count_handshake(self, conn_t *c, const packet_header *h, size_t n) noexcept nogil
     cdef Connection adopt(self, Connection conn, udp_socket *u)
     cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL
     cdef bint add_cid(self, Connection conn, bytes cid) except -1

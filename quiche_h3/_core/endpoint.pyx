@@ -17,7 +17,10 @@ from quiche_h3._core.connection cimport (
 )
 from quiche_h3._core.libc_net cimport sockaddr, sockaddr_in, sockaddr_storage, socklen_t, ssize_t, timespec
 from quiche_h3._core.libquiche cimport *
-from quiche_h3._core.stateless cimport PACKET_INITIAL, PACKET_SHORT, StatelessAnswers, packet_header, packet_parse
+from quiche_h3._core.admission cimport ADMIT, DEMAND_RETRY, REFUSE, Admission, Host, verdict
+from quiche_h3._core.stateless cimport (
+    PACKET_INITIAL, PACKET_SHORT, PACKET_ZERO_RTT, StatelessAnswers, packet_header, packet_parse,
+)
 from quiche_h3._core.udp cimport (
     UDP_MAX_PAYLOAD, UDP_MAX_SEGMENTS, UDP_SEND_OK, to_sockaddr, udp,
 )
@@ -88,14 +91,20 @@ cdef class Endpoint:
         self.next_id = 1
         self.now = monotonic()
         config = settings.config
-        self.max_connections = getattr(config, "max_connections", 1 << 62)
-        self.half_open_limit = getattr(config, "half_open_retry_threshold", 1 << 62)
-        self.retry_always = getattr(config, "enable_retry", False)
-        self.answers = StatelessAnswers(settings, self.now)
+        self.handshake_limit = config.max_handshake_bytes if server else 1 << 62
+        self.answers = StatelessAnswers(settings, self.now, server=server)
+        self.admission = Admission(config, server=server)
 
     def __dealloc__(self):
         cid_table_free(&self.table)
         free(self.due.items)
+
+    def take_settings(self, EngineSettings settings):
+        """Connections that begin from now on get these settings: certificates, keys. The others keep theirs."""
+        if settings.connection_id_length != self.settings.connection_id_length:
+            raise ValueError("connection IDs of two lengths cannot be told apart")
+        self.settings = settings
+        self.answers.take_settings(settings)
 
     def set_wake(self, wake):
         """`wake()` is called once when a turn is wanted: something was queued outside of one."""
@@ -202,12 +211,16 @@ cdef class Endpoint:
         if not packet_parse(data, n, self.settings.connection_id_length, &h):
             self.n.malformed_dropped += 1
             return 0
+        if h.type == PACKET_INITIAL and n < QUICHE_MIN_CLIENT_INITIAL_LEN and self.server and h.version:
+            # RFC 9000 14.1: no state and no answer, which would be larger than the question.
+            self.n.short_initials_dropped += 1
+            return 0
         c = <conn_t *>cid_table_get(&self.table, h.dcid, h.dcid_len)
         if c == NULL:
             with gil:
                 shut, self.gate.shut = self.gate.shut, False
                 try:
-                    c = self.unknown(u, m, &h, n)
+                    c = self.unknown(u, m, &h, data, n)
                 except Exception as error:
                     self.caught(error, "a packet of no known connection")
                 finally:
@@ -220,8 +233,20 @@ cdef class Endpoint:
         info.to_len = m.local_len
         c.sock = u
         quiche_conn_recv(c.quic, data, n, &info)
+        if not c.established and h.type != PACKET_SHORT:
+            self.count_handshake(c, &h, n)
         self.mark(c)
         return 0
+
+    cdef void count_handshake(self, conn_t *c, const packet_header *h, size_t n) noexcept nogil:
+        """A client that sends and sends but never completes its handshake is given up: it makes us keep it all."""
+        if h.type == PACKET_ZERO_RTT and quiche_conn_is_in_early_data(c.quic):
+            return
+        c.handshake_bytes += n
+        if c.handshake_bytes > self.handshake_limit and not c.given_up:
+            c.given_up = c.closing = True
+            self.n.handshake_overruns += 1
+            quiche_conn_close(c.quic, False, 0x02, b"handshake too long", 18)
 
     cdef void mark(self, conn_t *c) noexcept nogil:
         if c.dirty:
@@ -241,19 +266,18 @@ cdef class Endpoint:
             self.woken = True
             self.wake()
 
-    cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, size_t n) except? NULL:
+    cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL:
         """A packet for no known connection: a new one, a stateless answer, or nothing."""
         if h.type == PACKET_SHORT and h.version == 0:
             if self.server:
                 self.n.unknown_dropped += 1
                 self.answers.reset(u, m, h, n, self.now)
                 return NULL
-            return self.heed_reset(u, m, h.dcid - 1, n)
+            return self.heed_reset(u, m, data, n)
         if not self.server:
             self.n.unknown_dropped += 1
             return NULL
-        if n < QUICHE_MIN_CLIENT_INITIAL_LEN:
-            # RFC 9000 14.1: no state and no answer, which would be larger than the question.
+        if n < QUICHE_MIN_CLIENT_INITIAL_LEN:  # RFC 9000 6.1, 17.2.1: of whatever version and type
             self.n.short_initials_dropped += 1
             return NULL
         if not quiche_version_is_supported(h.version):
@@ -262,10 +286,11 @@ cdef class Endpoint:
         if h.type != PACKET_INITIAL or h.dcid_len < 8 or h.dcid_len > 20 or h.scid_len > 20:
             self.n.unknown_dropped += 1
             return NULL
-        if self.refusing or <uint64_t>len(self.connections) >= self.max_connections:
-            self.n.refused += 1
+        if self.refusing:
+            self.admission.n.refused += 1
+            self.answers.refuse(u, m, h, data, n, self.now)
             return NULL
-        return self.accept(u, m, h)
+        return self.accept(u, m, h, data, n)
 
     cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL:
         """RFC 9000 10.3.1: the connection ID of a stateless reset is random. Its address tells whom it may concern."""
@@ -289,14 +314,20 @@ cdef class Endpoint:
                 break
         return NULL
 
-    cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h) except? NULL:
+    cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL:
         cdef Connection conn
         cdef bytes dcid = h.dcid[:h.dcid_len]
         cdef bytes scid, reset_token, odcid
+        cdef Host host = self.admission.host_of(&m.peer, self.now)
+        cdef verdict answer
         address = (<uint8_t *>&m.peer)[:m.peer_len]
         odcid = self.answers.open_retry(h, address, dcid)
-        if odcid is None and (self.retry_always or self.n.half_open >= self.half_open_limit):
+        answer = self.admission.judge(host, len(self.connections), odcid is not None, self.now)
+        if answer == DEMAND_RETRY:
             self.answers.retry(u, m, h, dcid, address, self.now)
+        elif answer == REFUSE:
+            self.answers.refuse(u, m, h, data, n, self.now)
+        if answer != ADMIT:
             return NULL
         # After a Retry the client already uses the connection ID we chose then.
         scid = self.answers.fresh_cid() if odcid is None else dcid
@@ -308,8 +339,9 @@ cdef class Endpoint:
             len(odcid) if odcid is not None else 0,
             <sockaddr *>&m.local, m.local_len, <sockaddr *>&m.peer, m.peer_len, self.settings.quic)
         if conn.c.quic == NULL:
-            self.n.refused += 1
+            self.admission.n.refused += 1
             return NULL
+        conn.host = host
         memcpy(&conn.c.peer, &m.peer, m.peer_len)
         memcpy(&conn.c.local, &m.local, m.local_len)
         self.adopt(conn, u)
@@ -356,7 +388,7 @@ cdef class Endpoint:
         conn.c.sock = u
         conn.c.created_at = self.now
         self.connections[conn.id] = conn
-        self.n.half_open += 1
+        self.admission.began(conn.host)
         if self.settings.keylog is not None:
             quiche_conn_set_keylog_fd(conn.c.quic, os.dup(self.settings.keylog.fileno()))
         if self.settings.qlog_dir is not None:
@@ -486,7 +518,7 @@ cdef class Endpoint:
         try:
             if not c.established and quiche_conn_is_established(c.quic):
                 c.established = True
-                self.n.half_open -= 1
+                self.admission.opened(conn.host)
                 self.issue_cids(c)
                 self.app.connection_opened(conn)
         except BaseException as error:
@@ -602,8 +634,8 @@ cdef class Endpoint:
             self.n.closed_by_us += 1
         if quiche_conn_is_timed_out(c.quic):
             self.n.timed_out += 1
+        self.admission.ended(conn.host, c.established, self.now)
         if not c.established:
-            self.n.half_open -= 1
             self.n.handshake_failed += 1
         self.connections.pop(conn.id, None)
         try:
@@ -759,5 +791,6 @@ cdef class Endpoint:
     def counters(self):
         """Counters of this endpoint and its sockets since the start."""
         cdef UdpSocket sock
-        out = {**self.n, **self.answers.counters(), "connections": len(self.connections), "cids": self.table.count}
+        out = {**self.n, **self.answers.counters(), **self.admission.counters(),
+               "connections": len(self.connections), "cids": self.table.count}
         return out, [sock.counters() for sock in self.sockets]

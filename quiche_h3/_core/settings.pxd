@@ -1,9 +1,24 @@
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from quiche_h3._core.libquiche cimport quiche_config, quiche_h3_config
+
+cdef extern from "quiche_h3_extra.h" nogil:
+    ctypedef struct quiche_h3_tls:
+        pass
+
+    quiche_h3_tls *quiche_h3_tls_new()
+    void quiche_h3_tls_free(quiche_h3_tls *tls)
+    void quiche_h3_tls_add_ticket_key(quiche_h3_tls *tls, const uint8_t *key, size_t capacity)
+    int quiche_h3_tls_add_name(quiche_h3_tls *tls, const char *name, quiche_config *config)
+    int quiche_h3_tls_attach(quiche_h3_tls *tls, quiche_config *config, const uint8_t *context, bint demand_certificate)
+
 
 cdef class EngineSettings:
     cdef quiche_config *quic      # owned
     cdef quiche_h3_config *h3     # owned
+    cdef quiche_h3_tls *tls       # owned; outlives the configurations and their connections
+    cdef quiche_config **others   # owned: those of further certificates
+    cdef int other_count
+    cdef readonly object keys     # TokenKeys
     cdef readonly object config
     cdef readonly bint webtransport
     cdef readonly object keylog   # an open file object, or None

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import FileIO
 from typing import Any
 from typing import Protocol as _Interface
 
 from typing_extensions import disjoint_base
+
+from .tokens import TokenKeys
 
 class _Certificate(_Interface):
     @property
@@ -12,13 +15,24 @@ class _Certificate(_Interface):
     @property
     def key_path(self) -> str: ...
 
+class _NamedCertificate(_Certificate, _Interface):
+    @property
+    def names(self) -> list[str]: ...
+
 @disjoint_base
 class EngineSettings:
     def __init__(
-        self, config: Any, certificate: _Certificate | None = None, webtransport: bool = False
+        self,
+        config: Any,
+        certificate: _Certificate | None = None,
+        webtransport: bool = False,
+        others: Sequence[_NamedCertificate] = (),
+        keys: TokenKeys | None = None,
     ) -> None: ...
     @property
     def webtransport(self) -> bool: ...
+    @property
+    def keys(self) -> TokenKeys: ...
     @property
     def config(self) -> Any: ...
     @property

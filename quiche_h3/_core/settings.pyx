@@ -3,11 +3,14 @@
 Everything was validated before: a value quiche cannot take would abort the process here.
 """
 
+import hashlib
 import os
 
-from quiche_h3._core.libquiche cimport *
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
+from quiche_h3._core.libquiche cimport *
 
+from quiche_h3._core.tokens import TokenKeys
 from quiche_h3.errors import ConfigError, QuicheH3Error, check_quic
 
 
@@ -25,10 +28,51 @@ cdef int load(int rc, str field, path) except -1:
     return 0
 
 
+cdef int check_tls(int rc) except -1:
+    if rc != 0:
+        raise ConfigError("verify_peer", "the TLS library refused", "build without QUICHE_H3_SYSTEM")
+    return 0
+
+
+cdef int set_tls(quiche_config *q, config, certificate) except -1:
+    """Certificate, trust and protocols of one TLS context."""
+    protos = b"".join(bytes([len(p)]) + p.encode("ascii") for p in config.alpn_protocols)
+    check_quic(quiche_config_set_application_protos(q, protos, len(protos)))
+    if certificate is not None:
+        load(quiche_config_load_cert_chain_from_pem_file(q, os.fsencode(certificate.cert_path)),
+             "cert_path", certificate.cert_path)
+        load(quiche_config_load_priv_key_from_pem_file(q, os.fsencode(certificate.key_path)),
+             "key_path", certificate.key_path)
+        quiche_config_set_max_amplification_factor(q, config.max_amplification_factor)
+        if config.enable_early_data:
+            quiche_config_enable_early_data(q)
+    else:
+        if config.client_cert_path is not None:
+            load(quiche_config_load_cert_chain_from_pem_file(q, os.fsencode(config.client_cert_path)),
+                 "client_cert_path", config.client_cert_path)
+            load(quiche_config_load_priv_key_from_pem_file(q, os.fsencode(config.client_key_path)),
+                 "client_key_path", config.client_key_path)
+        if config.early_data != "never":
+            quiche_config_enable_early_data(q)
+    if config.keylog_path is not None:
+        quiche_config_log_keys(q)
+    verify = config.verify if certificate is None else config.verify_peer
+    quiche_config_verify_peer(q, verify)
+    if verify and config.cafile is not None:
+        load(quiche_config_load_verify_locations_from_file(q, os.fsencode(config.cafile)),
+             "cafile", config.cafile)
+    if verify and config.ca_path is not None:
+        load(quiche_config_load_verify_locations_from_directory(q, os.fsencode(config.ca_path)),
+             "ca_path", config.ca_path)
+    return 0
+
+
 cdef class EngineSettings:
     """The C configuration of one endpoint. `certificate` has `cert_path` and `key_path` (None on a client).
 
     With `webtransport` it is negotiated, and its streams are claimed from HTTP/3.
+    `others` are certificates like it for clients that ask for one of their `names`. `keys` are the TokenKeys of a
+    configuration that this one replaces.
     """
 
     def __cinit__(self):
@@ -38,12 +82,18 @@ cdef class EngineSettings:
             raise MemoryError("no memory for the QUIC configuration")
 
     def __dealloc__(self):
+        cdef int i
         if self.h3 != NULL:
             quiche_h3_config_free(self.h3)
         if self.quic != NULL:
             quiche_config_free(self.quic)
+        for i in range(self.other_count):
+            quiche_config_free(self.others[i])
+        free(self.others)
+        if self.tls != NULL:
+            quiche_h3_tls_free(self.tls)
 
-    def __init__(self, config, certificate=None, webtransport=False):
+    def __init__(self, config, certificate=None, webtransport=False, others=(), keys=None):
         self.config = config
         self.webtransport = webtransport
         self.connection_id_length = config.connection_id_length
@@ -54,6 +104,12 @@ cdef class EngineSettings:
         self.max_train = config.send_buffer_size
         self._set_transport(config)
         self._set_tls(config, certificate)
+        if certificate is None:
+            self.keys = TokenKeys()
+        else:
+            secrets = (config.secret_key, config.retry_token_lifetime_ms, config.previous_secret_key)
+            self.keys = TokenKeys(*secrets) if keys is None else keys.renewed(*secrets)
+            self._set_tickets_and_names(config, others)
         self._set_http3(config, certificate is not None)
 
     def _set_transport(self, config):
@@ -82,37 +138,39 @@ cdef class EngineSettings:
                                    config.dgram_send_queue_len)
 
     def _set_tls(self, config, certificate):
-        cdef quiche_config *q = self.quic
-        protos = b"".join(bytes([len(p)]) + p.encode("ascii") for p in config.alpn_protocols)
-        check_quic(quiche_config_set_application_protos(q, protos, len(protos)))
-        if certificate is not None:
-            load(quiche_config_load_cert_chain_from_pem_file(q, os.fsencode(certificate.cert_path)),
-                 "cert_path", certificate.cert_path)
-            load(quiche_config_load_priv_key_from_pem_file(q, os.fsencode(certificate.key_path)),
-                 "key_path", certificate.key_path)
-            quiche_config_set_max_amplification_factor(q, config.max_amplification_factor)
-            if config.enable_early_data:
-                quiche_config_enable_early_data(q)
-        else:
-            if config.client_cert_path is not None:
-                load(quiche_config_load_cert_chain_from_pem_file(q, os.fsencode(config.client_cert_path)),
-                     "client_cert_path", config.client_cert_path)
-                load(quiche_config_load_priv_key_from_pem_file(q, os.fsencode(config.client_key_path)),
-                     "client_key_path", config.client_key_path)
-            if config.early_data != "never":
-                quiche_config_enable_early_data(q)
         if config.keylog_path is not None:
             self.keylog = open(config.keylog_path, "ab", buffering=0)
-            quiche_config_log_keys(q)
         self.qlog_dir = config.qlog_dir
-        verify = config.verify if certificate is None else config.verify_peer
-        quiche_config_verify_peer(q, verify)
-        if verify and config.cafile is not None:
-            load(quiche_config_load_verify_locations_from_file(q, os.fsencode(config.cafile)),
-                 "cafile", config.cafile)
-        if verify and config.ca_path is not None:
-            load(quiche_config_load_verify_locations_from_directory(q, os.fsencode(config.ca_path)),
-                 "ca_path", config.ca_path)
+        set_tls(self.quic, config, certificate)
+
+    def _set_tickets_and_names(self, config, others):
+        """What quiche's own interface lacks: see quiche_h3_extra.h."""
+        cdef int i
+        cdef bytes context, key, name
+        self.tls = quiche_h3_tls_new()
+        if self.tls == NULL and (others or config.enable_early_data):
+            field = "more_certificates" if others else "enable_early_data"
+            raise ConfigError(field, "this build's quiche cannot do that", "build without QUICHE_H3_SYSTEM")
+        for key in self.keys.ticket_keys():
+            quiche_h3_tls_add_ticket_key(self.tls, key, config.early_data_register_size)
+        self.others = <quiche_config **>calloc(max(1, len(others)), sizeof(quiche_config *))
+        if self.others == NULL:
+            raise MemoryError("no memory for the certificates")
+        for i, certificate in enumerate(others):
+            self.others[i] = quiche_config_new(QUICHE_PROTOCOL_VERSION)
+            if self.others[i] == NULL:
+                raise MemoryError("no memory for the certificates")
+            self.other_count = i + 1
+            set_tls(self.others[i], config, certificate)
+            for text in certificate.names:
+                name = text.encode("ascii")
+                quiche_h3_tls_add_name(self.tls, name, self.others[i])
+        # A session that another trust has let in must not be resumed here.
+        trust = repr((config.verify_peer, config.cafile, config.ca_path))
+        context = hashlib.sha256(trust.encode("utf-8", "surrogateescape")).digest()
+        check_tls(quiche_h3_tls_attach(self.tls, self.quic, context, config.verify_peer))
+        for i in range(self.other_count):
+            check_tls(quiche_h3_tls_attach(self.tls, self.others[i], context, config.verify_peer))
 
     def _set_http3(self, config, server):
         quiche_h3_config_set_max_field_section_size(self.h3, config.max_field_section_size)

@@ -5,6 +5,7 @@ from quiche_h3._core.udp cimport udp_message, udp_socket
 cdef extern from "packet.h" nogil:
     enum:
         PACKET_INITIAL
+        PACKET_ZERO_RTT
         PACKET_SHORT
 
     ctypedef struct packet_header:
@@ -31,6 +32,7 @@ cdef struct stateless_counters:
     uint64_t retries_sent
     uint64_t retry_tokens_rejected
     uint64_t stateless_resets_sent
+    uint64_t refusals_sent
     uint64_t rate_limited
 
 
@@ -41,6 +43,7 @@ cdef class StatelessAnswers:
     cdef token_bucket negotiations
     cdef token_bucket retries
     cdef token_bucket resets
+    cdef token_bucket refusals
     cdef bytes random_pool
     cdef Py_ssize_t random_used
 
@@ -53,3 +56,5 @@ cdef class StatelessAnswers:
     cdef int reset(self, udp_socket *u, udp_message *m, packet_header *h, size_t n, uint64_t now) except -1
     cdef int retry(self, udp_socket *u, udp_message *m, packet_header *h, bytes dcid, bytes address,
                    uint64_t now) except -1
+    cdef int refuse(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n,
+                    uint64_t now) except -1

@@ -1,4 +1,4 @@
-"""What is answered to a packet of no connection: Version Negotiation, Retry, a stateless reset.
+"""What is answered to a packet of no connection: Version Negotiation, Retry, a stateless reset, a refusal.
 
 Nothing is kept of the question. Each kind of answer has a bucket of its own, so that a flood earns no more than the
 bucket gives, and every answer is smaller than what it answers (RFC 9000 8, 21.11).
@@ -8,7 +8,7 @@ import os
 
 from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING
-from quiche_h3._core.libc_net cimport ssize_t
+from quiche_h3._core.libc_net cimport sockaddr, ssize_t
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.udp cimport udp
 
@@ -18,18 +18,26 @@ from quiche_h3._core.tokens import TokenKeys
 cdef class StatelessAnswers:
     """The answers of one endpoint, with the keys of their tokens and the source of its connection IDs."""
 
-    def __init__(self, EngineSettings settings, uint64_t now):
+    def __init__(self, EngineSettings settings, uint64_t now, *, server):
         config = settings.config
         self.settings = settings
         self.random_pool = b""
-        self.keys = TokenKeys(getattr(config, "secret_key", None), getattr(config, "retry_token_lifetime_ms", 15_000))
-        self.limit(now)
+        self.keys = settings.keys
+        if server:
+            self.configure(config, now)
 
-    def limit(self, uint64_t now):
-        """Fills the buckets, at the rates that the configuration says."""
-        bucket_init(&self.negotiations, 1000, 1000, now)
-        bucket_init(&self.retries, 0, 0, now)
-        bucket_init(&self.resets, 1000, 1000, now)
+    def take_settings(self, EngineSettings settings):
+        """Takes other certificates and keys."""
+        self.settings = settings
+        self.keys = settings.keys
+
+    def configure(self, config, uint64_t now):
+        """Takes the rates of `config`; the buckets are full."""
+        bucket_init(&self.negotiations, config.version_negotiations_per_second,
+                    2 * config.version_negotiations_per_second, now)
+        bucket_init(&self.retries, config.retries_per_second, 2 * config.retries_per_second, now)
+        bucket_init(&self.resets, config.stateless_resets_per_second, 2 * config.stateless_resets_per_second, now)
+        bucket_init(&self.refusals, config.refusals_per_second, 2 * config.refusals_per_second, now)
 
     def counters(self):
         return self.n
@@ -109,4 +117,33 @@ cdef class StatelessAnswers:
         if written > 0:
             self.send(u, m, out[:written])
             self.n.retries_sent += 1
+        return 0
+
+    cdef int refuse(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n,
+                    uint64_t now) except -1:
+        """RFC 9000 5.2.2: CONNECTION_REFUSED in an Initial packet, so that the client need not wait in vain."""
+        cdef quiche_conn *conn
+        cdef quiche_recv_info received
+        cdef quiche_send_info sent
+        cdef uint8_t out[1500]
+        cdef ssize_t written
+        cdef bytes scid
+        if not self.may(&self.refusals, now):
+            return 0
+        scid = self.fresh_cid()
+        conn = quiche_accept(scid, len(scid), NULL, 0, <sockaddr *>&m.local, m.local_len,
+                             <sockaddr *>&m.peer, m.peer_len, self.settings.quic)
+        if conn == NULL:
+            return 0
+        received.from_ = <sockaddr *>&m.peer
+        received.from_len = m.peer_len
+        received.to = <sockaddr *>&m.local
+        received.to_len = m.local_len
+        quiche_conn_recv(conn, data, n, &received)
+        quiche_conn_close(conn, False, 0x02, b"", 0)
+        written = quiche_conn_send(conn, out, sizeof(out), &sent)
+        quiche_conn_free(conn)
+        if written > 0:
+            self.send(u, m, out[:written])
+            self.n.refusals_sent += 1
         return 0

@@ -1,7 +1,7 @@
-"""Address validation tokens (RFC 9000 8.1) and stateless reset tokens (RFC 9000 10.3), from one secret.
+"""The keys of one secret: for Retry tokens (RFC 9000 8.1), stateless reset tokens (10.3) and session tickets.
 
-Both are HMACs: nothing is stored for a token that was given out, and every process that shares the secret
-accepts the others' tokens.
+Tokens are HMACs: nothing is stored for one that was given out, and every process and machine that has the
+secret accepts the others'.
 """
 
 from __future__ import annotations
@@ -11,40 +11,74 @@ import os
 import time
 
 _TAG_BYTES = 16
+# A token of another machine, whose clock is ahead by so much, is taken all the same.
+_SKEW_MS = 5_000
 
 
 class TokenKeys:
-    """Makes and checks tokens. `secret`: at least 32 bytes, or None for a random one."""
+    """Makes and checks tokens. `secret`: at least 32 bytes, or None for a random one.
 
-    def __init__(self, secret: bytes | None = None, retry_lifetime_ms: int = 15_000) -> None:
+    `previous` is the secret before, whose Retry tokens and session tickets are still taken.
+    """
+
+    def __init__(
+        self, secret: bytes | None = None, retry_lifetime_ms: int = 15_000, previous: bytes | None = None
+    ) -> None:
         root = secret if secret is not None else os.urandom(32)
-        self._retry_key = hmac.digest(root, b"quiche_h3 retry token", "sha256")
-        self._reset_key = hmac.digest(root, b"quiche_h3 stateless reset", "sha256")
+        self._roots = [root] if previous is None or previous == root else [root, previous]
+        self._retry_keys = [_derive(root, b"retry token") for root in self._roots]
+        self._reset_key = _derive(root, b"stateless reset")
         self._lifetime_ms = retry_lifetime_ms
+        # The wall clock, as it would be had nobody set it since.
+        self._wall_minus_monotonic = time.time() - time.monotonic()
+
+    def renewed(self, secret: bytes | None, retry_lifetime_ms: int, previous: bytes | None) -> TokenKeys:
+        """Keys of a new configuration: the secret that it replaces goes on for one period, None keeps it."""
+        current = self._roots[0]
+        if secret is None or secret == current:
+            secret, older = current, self._roots[1] if len(self._roots) > 1 else None
+        else:
+            older = current
+        return TokenKeys(secret, retry_lifetime_ms, previous if previous is not None else older)
+
+    def ticket_keys(self) -> list[bytes]:
+        """Keys of session tickets, 48 bytes each: the one to seal with, then the one before."""
+        return [
+            _derive(root, b"session ticket name")[:16] + _derive(root, b"session ticket")
+            for root in self._roots
+        ]
 
     def reset_token(self, cid: bytes) -> bytes:
         """The 16-byte stateless reset token of one of our connection IDs."""
         return hmac.digest(self._reset_key, cid, "sha256")[:16]
 
-    def _tag(self, address: bytes, new_scid: bytes, body: bytes) -> bytes:
-        # new_scid is bound in, so that a token cannot be moved to a connection ID of the client's choice.
-        # All lengths are fixed or authenticated: `body` starts with the original connection ID's length.
-        message = bytes([len(address), len(new_scid)]) + address + new_scid + body
-        return hmac.digest(self._retry_key, message, "sha256")[:_TAG_BYTES]
-
     def seal_retry(self, address: bytes, odcid: bytes, new_scid: bytes) -> bytes:
         """A Retry token for the client at `address` (its raw IP and port), good for the lifetime from now."""
-        expires = time.monotonic_ns() // 1_000_000 + self._lifetime_ms
-        body = bytes([len(odcid)]) + odcid + expires.to_bytes(8, "big")
-        return body + self._tag(address, new_scid, body)
+        body = bytes([len(odcid)]) + odcid + int(time.time() * 1000).to_bytes(8, "big")
+        return body + _tag(self._retry_keys[0], address, new_scid, body)
 
     def open_retry(self, token: bytes, address: bytes, dcid: bytes) -> bytes | None:
         """The original destination connection ID, or None when the token is not ours, not his, or too old."""
         if not token or len(token) != 1 + token[0] + 8 + _TAG_BYTES:
             return None
         body, tag = token[:-_TAG_BYTES], token[-_TAG_BYTES:]
-        if not hmac.compare_digest(tag, self._tag(address, dcid, body)):
-            return None
-        if int.from_bytes(body[-8:], "big") < time.monotonic_ns() // 1_000_000:
-            return None
-        return body[1:-8]
+        for key in self._retry_keys:
+            if hmac.compare_digest(tag, _tag(key, address, dcid, body)):
+                return body[1:-8] if self._is_current(int.from_bytes(body[-8:], "big")) else None
+        return None
+
+    def _is_current(self, issued_ms: int) -> bool:
+        """By the wall clock, which machines share; or by what it was before somebody set it."""
+        clocks = (time.time(), time.monotonic() + self._wall_minus_monotonic)
+        return any(-_SKEW_MS <= now * 1000 - issued_ms <= self._lifetime_ms for now in clocks)
+
+
+def _derive(root: bytes, use: bytes) -> bytes:
+    return hmac.digest(root, b"quiche_h3 " + use, "sha256")
+
+
+def _tag(key: bytes, address: bytes, new_scid: bytes, body: bytes) -> bytes:
+    # new_scid is bound in, so that a token cannot be moved to a connection ID of the client's choice.
+    # All lengths are fixed or authenticated: `body` starts with the original connection ID's length.
+    message = bytes([len(address), len(new_scid)]) + address + new_scid + body
+    return hmac.digest(key, message, "sha256")[:_TAG_BYTES]

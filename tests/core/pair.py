@@ -242,7 +242,11 @@ class Pair:
         self.server_app = App(True, limits)
         self.client_app = App(False, client_limits)
         self.certificate = certificate
-        self.server_config = ServerConfig(**(server or {}))
+        # The one client stands for many.
+        unlimited = dict.fromkeys(
+            ("max_connections_per_address", "max_half_open_per_address", "new_connections_per_address"), 0
+        )
+        self.server_config = ServerConfig(**{**unlimited, **(server or {})})
         self.server = self.new_server()
         client_config = ClientConfig(**{"verify": False, **(client or {})})
         self.client = Endpoint(EngineSettings(client_config), self.client_app, server=False)

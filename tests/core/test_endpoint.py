@@ -65,15 +65,139 @@ def test_max_connections(make_pair: MakePair) -> None:
 
 
 def test_refuse_new(pair: Pair) -> None:
-    """A server that shuts down serves those it has and accepts nobody."""
+    """RFC 9000 5.2.2: a server that shuts down serves those it has, and tells others so at once."""
     connection = pair.connect()
     pair.server.refuse_new()
     assert pair.server.refusing
-    flight = first_flight(pair)
-    for payload in flight:
-        assert pair.give_server(payload) == []
-    assert pair.counters()["refused"] == len(flight)
+    refused = pair.client.connect(0, SERVER, "localhost")
+    pair.run(lambda: refused.close_reason)
+    assert refused.close_reason is not None
+    assert (refused.close_reason.app, refused.close_reason.code) == (False, 0x02)
+    counters = pair.counters()
+    assert counters["refused"] >= counters["refusals_sent"] >= 1
+    assert len(pair.server.connections) == 1
     assert pair.fetch(connection).body == b"Hello"
+
+
+def test_refusals_are_rate_limited(make_pair: MakePair) -> None:
+    """RFC 9000 21.11: of a flood few are told, with no more bytes than they sent, and nothing is kept."""
+    pair = make_pair(server={"refusals_per_second": 1})
+    (flight, *_) = first_flight(pair)
+    pair.server.refuse_new()
+    answers = [pair.give_server(flight) for _ in range(20)]
+    assert sum(map(bool, answers)) == 2
+    assert all(sum(map(len, answer)) <= len(flight) for answer in answers)
+    assert pair.counters()["rate_limited"] == 18
+    assert not pair.server.connections
+
+
+# Admission: what one address may take
+
+
+def test_connections_of_one_address(make_pair: MakePair) -> None:
+    """`max_connections_per_address`: one address is refused the next, another one, in another /64, is not."""
+    pair = make_pair(server={"max_connections_per_address": 2})
+    pair.connect()
+    first = pair.connect()
+    refused = pair.client.connect(0, SERVER, "localhost")
+    pair.run(lambda: refused.close_reason)
+    assert pair.counters()["refused_by_address"] >= 1
+    pair.nat = ("198.51.100.1", 5000)
+    pair.connect()
+    pair.nat = CLIENT
+    first.close()
+    pair.run(lambda: len(pair.server.connections) == 2)
+    pair.connect()
+
+
+def test_new_connections_of_one_address(make_pair: MakePair) -> None:
+    """`new_connections_per_address`: twice as many at once; then Retry, and with its proof as many again."""
+    pair = make_pair(server={"new_connections_per_address": 2})
+    for _ in range(4):
+        pair.connect()
+    assert pair.counters()["retries_sent"] == 0
+    for _ in range(4):
+        pair.connect()
+    assert pair.counters()["retries_sent"] >= 4
+    refused = pair.client.connect(0, SERVER, "localhost")
+    pair.run(lambda: refused.close_reason)
+    assert pair.counters()["refused_by_address"] >= 1
+
+
+def test_a_spoofed_flood_keeps_nobody_out(make_pair: MakePair) -> None:
+    """RFC 9000 8.1: what comes from a client's address without proof does not count against the client."""
+    pair = make_pair(server={"max_half_open_per_address": 3, "new_connections_per_address": 5})
+    held = Pair(pair.certificate)
+    for _ in range(40):
+        pair.server.receive_udp_payload(0, first_flight(held)[0], CLIENT)
+    pair.server_socket.take()
+    counters = pair.counters()
+    assert (counters["half_open"], counters["retries_sent"]) == (3, 37)
+    assert pair.fetch(pair.connect()).body == b"Hello"
+
+
+def test_addresses_are_counted_by_their_64_bits(make_pair: MakePair) -> None:
+    """An IPv6 client owns a /64, an IPv4 client an address, mapped ones too; loopback is not limited."""
+    pair = make_pair(server={"max_half_open_per_address": 1})
+    held = Pair(pair.certificate)
+
+    def accepted(*hosts: str) -> int:
+        before = pair.counters()["accepted"]
+        for i, host in enumerate(hosts):
+            pair.server.receive_udp_payload(0, first_flight(held)[0], (host, 6000 + i))
+        return pair.counters()["accepted"] - before
+
+    assert accepted("2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::3") == 1
+    assert accepted("2001:db8:0:1::1", "2001:db8:0:2::1") == 2
+    assert accepted("198.51.100.1", "198.51.100.1", "198.51.100.2") == 2
+    assert accepted("::ffff:203.0.113.1", "::ffff:203.0.113.2", "::ffff:203.0.113.2") == 2
+    assert accepted("127.0.0.1", "127.0.0.1", "::1", "::1") == 4
+
+
+def test_too_many_unfinished_handshakes(make_pair: MakePair) -> None:
+    """At twice `half_open_retry_threshold` even a proven address starts nothing, and gets no answer."""
+    pair = make_pair(server={"half_open_retry_threshold": 2})
+    held = Pair(pair.certificate)
+    for i in range(4):
+        source = ("198.51.100.9", 7000 + i)
+        held.client.connect(0, SERVER, "localhost")
+        held.client.turn()
+        for payload, _, _ in held.client_socket.take():
+            for answer in pair.give_server(payload, source):
+                if i >= 2:  # a Retry
+                    held.client.receive_udp_payload(0, answer, SERVER)
+        held.client.turn()
+        for payload, _, _ in held.client_socket.take():
+            pair.server.receive_udp_payload(0, payload, source)
+        pair.server_socket.take()
+    before = pair.counters()
+    assert before["half_open"] == 4
+    assert pair.give_server(first_flight(held)[0]) == []
+    after = pair.counters()
+    assert after["half_open_dropped"] > before["half_open_dropped"]
+    assert (after["half_open"], after["retries_sent"]) == (4, before["retries_sent"])
+    pair.server.drop_all()
+    pair.connect()
+
+
+def test_initials_of_a_known_connection_have_their_size_too(pair: Pair) -> None:
+    """RFC 9000 14.1: a server drops an Initial packet in a datagram under 1,200 bytes, whoever sends it."""
+    flight = first_flight(pair)
+    pair.server.receive_udp_payload(0, flight[0], CLIENT)
+    pair.server.receive_udp_payload(0, flight[0][:1199], CLIENT)
+    assert pair.counters()["short_initials_dropped"] == 1
+
+
+def test_a_handshake_has_a_size(make_pair: MakePair) -> None:
+    """`max_handshake_bytes`: a client that goes on without an end is given up, and told."""
+    pair = make_pair(server={"max_handshake_bytes": 4096})
+    (flight, *_) = first_flight(pair)
+    for _ in range(3):
+        pair.give_server(flight)
+    assert pair.counters()["half_open"] == 1
+    pair.give_server(flight)
+    counters = pair.counters()
+    assert (counters["half_open"], counters["handshake_overruns"], counters["handshake_failed"]) == (0, 1, 1)
 
 
 # Stateless answers

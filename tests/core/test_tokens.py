@@ -47,16 +47,69 @@ def test_nothing_can_be_moved_between_the_parts_of_a_token() -> None:
     assert keys.open_retry(token, ADDRESS + SCID[:1], SCID[1:]) is None
 
 
+class Clock:
+    """The clocks of one machine, set by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall, self.uptime = 1_700_000_000.0, 5_000.0
+        monkeypatch.setattr("time.time", lambda: self.wall)
+        monkeypatch.setattr("time.monotonic", lambda: self.uptime)
+
+    def go(self, seconds: float) -> None:
+        self.wall += seconds
+        self.uptime += seconds
+
+
 def test_a_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RFC 9000 8.1.3: by the monotonic clock, after the lifetime that was configured."""
+    """RFC 9000 8.1.3: after the lifetime that was configured."""
+    clock = Clock(monkeypatch)
     keys = TokenKeys(retry_lifetime_ms=1000)
-    now = 10**12
-    monkeypatch.setattr("time.monotonic_ns", lambda: now)
     token = keys.seal_retry(ADDRESS, ODCID, SCID)
-    now += 999_000_000
+    clock.go(0.9)
     assert keys.open_retry(token, ADDRESS, SCID) == ODCID
-    now += 2_000_000
+    clock.go(0.2)
     assert keys.open_retry(token, ADDRESS, SCID) is None
+
+
+def test_a_jump_of_the_clock_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wall clock that is set while a client answers, by a day or two, does not make its token old."""
+    clock = Clock(monkeypatch)
+    keys = TokenKeys(bytes(32), 1000)
+    for jump in (86_400, -2 * 86_400):
+        token = keys.seal_retry(ADDRESS, ODCID, SCID)
+        clock.wall += jump
+        clock.go(0.5)
+        if jump > 0:
+            assert keys.open_retry(token, ADDRESS, SCID) == ODCID
+        after = keys.seal_retry(ADDRESS, ODCID, SCID)
+        assert keys.open_retry(after, ADDRESS, SCID) == ODCID
+        assert TokenKeys(bytes(32), 1000).open_retry(after, ADDRESS, SCID) == ODCID
+
+
+def test_machines_share_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with another uptime, and a clock a little off, takes the token; not one of the future."""
+    clock = Clock(monkeypatch)
+    token = TokenKeys(bytes(32), 1000).seal_retry(ADDRESS, ODCID, SCID)
+    clock.uptime = 70.0
+    for skew, taken in ((-3, True), (0.9, True), (-20, False), (20, False)):
+        clock.wall += skew
+        assert (TokenKeys(bytes(32), 1000).open_retry(token, ADDRESS, SCID) is not None) is taken
+        clock.wall -= skew
+
+
+def test_the_key_before_is_kept_for_one_period() -> None:
+    """Rotation: tokens of the old secret are taken until the next comes; new ones are sealed with the new."""
+    old, new, newest = b"o" * 32, b"n" * 32, b"p" * 32
+    keys = TokenKeys(old)
+    token = keys.seal_retry(ADDRESS, ODCID, SCID)
+    keys = keys.renewed(new, 15_000, None)
+    assert keys.open_retry(token, ADDRESS, SCID) == ODCID
+    assert TokenKeys(new).open_retry(keys.seal_retry(ADDRESS, ODCID, SCID), ADDRESS, SCID) == ODCID
+    assert keys.ticket_keys() == [*TokenKeys(new).ticket_keys(), *TokenKeys(old).ticket_keys()]
+    keys = keys.renewed(None, 15_000, None)  # nothing new is given: nothing changes
+    assert keys.open_retry(token, ADDRESS, SCID) == ODCID
+    assert keys.renewed(newest, 15_000, None).open_retry(token, ADDRESS, SCID) is None
+    assert TokenKeys(new, previous=old).open_retry(token, ADDRESS, SCID) == ODCID
 
 
 def test_processes_with_one_secret_know_each_others_tokens() -> None:

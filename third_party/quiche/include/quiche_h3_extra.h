@@ -53,6 +53,31 @@ int64_t quiche_h3_conn_next_claimed_stream(quiche_h3_conn *h3);
 int64_t quiche_h3_conn_open_claimed_stream(quiche_h3_conn *h3, quiche_conn *conn,
                                            bool bidi);
 
+// The IDs of the peer's request streams whose field section has begun to arrive and is not complete: as many as there
+// is room for in `ids`, in no order. Returns their number. It looks at every stream.
+size_t quiche_h3_conn_incomplete_requests(const quiche_h3_conn *h3, uint64_t *ids, size_t n);
+
+// A server's TLS. One quiche_h3_tls serves several configurations: that of the connections, and those that hold
+// further certificates. It must outlive the handshakes of all of them, and is not changed once there are any.
+typedef struct quiche_h3_tls quiche_h3_tls;
+
+quiche_h3_tls *quiche_h3_tls_new(void);
+void quiche_h3_tls_free(quiche_h3_tls *tls);
+
+// Session tickets are sealed with the first key that is added and opened with any; those of a later one are renewed.
+// `key` has 48 bytes, the first four of which tell keys apart. A ticket brings early data once, and only to the process
+// that gave it out: `capacity` uses are remembered twice over, for all servers of the process that have the key.
+void quiche_h3_tls_add_ticket_key(quiche_h3_tls *tls, const uint8_t *key, size_t capacity);
+
+// Clients that ask for `name`, a host name or "*." before one, get the certificate of `config`. Returns 0, or -1 when
+// the name is not UTF-8.
+int quiche_h3_tls_add_name(quiche_h3_tls *tls, const char *name, quiche_config *config);
+
+// Puts all that on a configuration. Sessions are resumed only where `context`, 32 bytes, is the same. With
+// `demand_certificate` a client without a certificate fails the handshake. Returns 0, or -1 when memory is out.
+int quiche_h3_tls_attach(quiche_h3_tls *tls, quiche_config *config, const uint8_t *context,
+                         bool demand_certificate);
+
 #else
 
 static inline int quiche_h3_config_set_additional_settings(
@@ -88,6 +113,45 @@ static inline int64_t quiche_h3_conn_open_claimed_stream(quiche_h3_conn *h3,
     (void)conn;
     (void)bidi;
     return QUICHE_H3_EXTRA_UNSUPPORTED;
+}
+
+static inline size_t quiche_h3_conn_incomplete_requests(const quiche_h3_conn *h3, uint64_t *ids, size_t n) {
+    (void)h3;
+    (void)ids;
+    (void)n;
+    return 0;
+}
+
+// Without them: one certificate, quiche's own ticket keys, and no early data (settings.pyx refuses it).
+typedef struct quiche_h3_tls quiche_h3_tls;
+
+static inline quiche_h3_tls *quiche_h3_tls_new(void) {
+    return NULL;
+}
+
+static inline void quiche_h3_tls_free(quiche_h3_tls *tls) {
+    (void)tls;
+}
+
+static inline void quiche_h3_tls_add_ticket_key(quiche_h3_tls *tls, const uint8_t *key, size_t capacity) {
+    (void)tls;
+    (void)key;
+    (void)capacity;
+}
+
+static inline int quiche_h3_tls_add_name(quiche_h3_tls *tls, const char *name, quiche_config *config) {
+    (void)tls;
+    (void)name;
+    (void)config;
+    return QUICHE_H3_EXTRA_UNSUPPORTED;
+}
+
+static inline int quiche_h3_tls_attach(quiche_h3_tls *tls, quiche_config *config, const uint8_t *context,
+                                       bool demand_certificate) {
+    (void)tls;
+    (void)config;
+    (void)context;
+    return demand_certificate ? QUICHE_H3_EXTRA_UNSUPPORTED : 0;
 }
 
 // A plain quiche keeps the code to itself: H3_REQUEST_CANCELLED stands for whatever it was.

@@ -3,6 +3,8 @@
 //! This crate is linked as one shared library. quiche's `quiche_*` symbols come out of it unchanged, the
 //! functions below come beside them. Each is declared in `include/quiche_h3_extra.h`, which documents it.
 
+mod tls;
+
 use std::slice;
 
 use quiche::{h3, Connection};
@@ -81,4 +83,18 @@ pub unsafe extern "C" fn quiche_h3_conn_open_claimed_stream(
 ) -> i64 {
     let opened = (*h3).open_claimed_stream(&mut *conn, bidi);
     opened.map_or(STREAM_BLOCKED, |stream_id| stream_id as i64)
+}
+
+/// # Safety
+/// `h3` came from quiche and is not in use elsewhere during the call; `ids` has room for `n` values, of which there
+/// is at least one.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_incomplete_requests(
+    h3: *const h3::Connection,
+    ids: *mut u64,
+    n: usize,
+) -> usize {
+    let room = slice::from_raw_parts_mut(ids, n);
+    let found = (*h3).incomplete_requests().zip(room.iter_mut());
+    found.map(|(id, slot)| *slot = id).count()
 }
