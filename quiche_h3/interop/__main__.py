@@ -1,0 +1,75 @@
+"""`python -m quiche_h3.interop [ROOT]`: does what the environment asks for, as the interop runner sets it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import ClientConfig, ServerConfig
+from ..errors import QuicheH3Error
+from .cases import CASES, UNSUPPORTED, Case
+from .files import Client, Url, make_server
+
+
+def main(arguments: list[str], env: Mapping[str, str]) -> int:
+    """Runs one test case in one role. Returns the exit status: 0, 1 when it failed, 127 for not supported."""
+    logging.basicConfig(level=env.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(name)s: %(message)s")
+    root = Path(arguments[0] if arguments else "/")
+    role, name = env.get("ROLE", ""), env.get("TESTCASE", "")
+    case = CASES.get(name)
+    fields = None if case is None else {"server": case.server, "client": case.client}.get(role)
+    if case is None or fields is None:
+        print(f"{role or 'no role'}: test case {name!r} is not supported", file=sys.stderr)
+        return UNSUPPORTED
+    options = {**diagnostics(env), **fields, "alpn_protocols": list(case.alpn)}
+    try:
+        return serve(root, env, options) if role == "server" else fetch(root, env, options, case)
+    except (OSError, ValueError, QuicheH3Error) as exc:
+        print(f"{role}, {name}: {exc}", file=sys.stderr)
+        return 1
+
+
+def diagnostics(env: Mapping[str, str]) -> dict[str, Any]:
+    """Key log and qlog, where they are asked for."""
+    options: dict[str, Any] = {}
+    if keys := env.get("SSLKEYLOGFILE"):
+        Path(keys).parent.mkdir(parents=True, exist_ok=True)
+        options["keylog_path"] = keys
+    if qlog := env.get("QLOGDIR"):
+        Path(qlog).mkdir(parents=True, exist_ok=True)
+        options["qlog_dir"] = qlog
+    return options
+
+
+def serve(root: Path, env: Mapping[str, str], options: dict[str, Any]) -> int:
+    """Until SIGTERM."""
+    config = ServerConfig(
+        bind_port=int(env.get("PORT", "443")),
+        cert_path=str(root / "certs/cert.pem"),
+        key_path=str(root / "certs/priv.key"),
+        drain_timeout_ms=2000,
+        **options,
+    )
+    make_server(config, root / "www").run()
+    return 0
+
+
+def fetch(root: Path, env: Mapping[str, str], options: dict[str, Any], case: Case) -> int:
+    """Everything that REQUESTS names, into the directory of downloads."""
+    urls = [Url.parse(text) for text in env.get("REQUESTS", "").split()]
+    if not urls:
+        raise ValueError("REQUESTS names nothing to fetch")
+    config = ClientConfig(cafile=str(root / "certs/ca.pem"), connect_timeout_ms=180_000, **options)
+    config.validate()
+    problem = Client(config, root / "downloads").run(case.plan, urls)
+    if problem is not None:
+        print(f"client: {problem}", file=sys.stderr)
+    return 0 if problem is None else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,51 @@
+"""The interop runner's test cases, as an endpoint sees them: what it has to do for each name in TESTCASE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from .._core.hq import HQ_ALPN
+
+UNSUPPORTED: Final = 127
+"""The exit status that says so."""
+
+
+class Plan(Enum):
+    """How a client spreads its URLs over connections."""
+
+    ONE = "all over one connection"
+    EACH = "one connection after the other, a URL each"
+    RESUMED = "the first URL, then the others over a resumed connection"
+    EARLY = "as RESUMED, and what can go in 0-RTT goes there"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a test case asks for. Fields of the configuration by role; None where a role cannot do it."""
+
+    server: dict[str, Any] | None = field(default_factory=dict)
+    client: dict[str, Any] | None = field(default_factory=dict)
+    plan: Plan = Plan.ONE
+    alpn: tuple[str, ...] = HQ_ALPN
+
+
+# Handshakes over a link that loses or changes a third of the packets take many probe timeouts.
+_PATIENT: Final = {"idle_timeout_ms": 180_000}
+
+CASES: Final = {
+    "handshake": Case(),
+    "transfer": Case(),
+    "multiconnect": Case({**_PATIENT, "handshake_timeout_ms": 180_000}, _PATIENT, Plan.EACH),
+    "retry": Case({"enable_retry": True}),
+    "resumption": Case(plan=Plan.RESUMED),
+    "zerortt": Case({"enable_early_data": True}, plan=Plan.EARLY),
+    "http3": Case(alpn=("h3",)),
+    "chacha20": Case(client=None),  # the client is to offer nothing else
+    "keyupdate": Case(client=None),  # the client is to begin it; a server sees "transfer"
+    "ecn": Case(None, None),
+    "v2": Case(None, None),
+    "versionnegotiation": Case(None, None),
+    "connectionmigration": Case(None, None),  # to the server's preferred address
+}
