@@ -1,0 +1,2 @@
+#!/bin/sh
+exec "${0%/*}/../cargo_build.sh" "${0%/*}"

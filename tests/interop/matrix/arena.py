@@ -1,0 +1,223 @@
+"""One run: two endpoints, each in a network namespace and a file tree of its own, a relay between them."""
+
+from __future__ import annotations
+
+import filecmp
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from net.relay import Network
+
+from .chain import make_chain
+from .peers import ENDPOINTS, OURS, environment
+from .table import Case, Evidence, write_files
+from .wire import facts
+
+UNSUPPORTED: Final = 127
+_READY_SECONDS: Final = 15.0
+_GRACE_SECONDS: Final = 10.0
+
+# A file tree like a container's: this machine's own, with the runner's directories and host names in it.
+_CONTAINER: Final = """
+set -e
+mount -t tmpfs none "$1"
+mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+for dir in proc dev sys; do mount --rbind "/$dir" "$1/root/$dir"; done
+for dir in www certs downloads logs; do
+    mkdir -p "$1/root/$dir"
+    mount --bind "$2/$dir" "$1/root/$dir"
+done
+cat "$2/hosts" >"$1/root/etc/hosts"
+root=$1/root
+shift 2
+exec chroot "$root" "$@"
+"""
+
+_HOSTS: Final = f"""127.0.0.1 localhost
+::1 localhost
+{Network.SERVER4} server4 server46 server
+{Network.SERVER6} server6 server46 server
+"""
+
+# Asks the server for Version Negotiation, as the runner does: version "WAIT", both connection IDs empty.
+_PROBE: Final = """
+import socket, sys, time
+probe = bytes([0xC0]) + b"WAIT" + bytes(2) + bytes(1200)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.2)
+        try:
+            sock.connect((sys.argv[1], 443))
+            sock.send(probe)
+            answer = sock.recv(2000)
+        except ConnectionError:
+            time.sleep(0.05)
+            continue
+        except TimeoutError:
+            continue
+        sys.exit(0 if answer[1:5] == bytes(4) else 2)
+sys.exit(1)
+"""
+
+
+@dataclass
+class Result:
+    """What came of a run."""
+
+    case: str
+    client: str
+    server: str
+    outcome: str
+    """`passed`, `failed` or `unsupported`."""
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    """Of the client."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def prepare(case: Case, folder: Path, seed: int) -> list[Path]:
+    """The directories that both sides mount. Returns the files to be fetched."""
+    for role in ("client", "server"):
+        for name in ("www", "downloads", "logs", "certs", "mount"):
+            (folder / role / name).mkdir(parents=True)
+        (folder / role / "hosts").write_text(_HOSTS)
+    make_chain(folder / "server/certs", case.certificates)
+    authority = (folder / "server/certs/ca.pem").read_bytes()
+    (folder / "client/certs/ca.pem").write_bytes(authority)
+    return write_files(case, folder / "server/www", seed)
+
+
+@contextmanager
+def started(
+    network: Network, role: str, name: str, testcase: str, urls: str, folder: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """An endpoint for the length of the block; it ends by SIGTERM if not before."""
+    endpoint = ENDPOINTS[name]
+    command = endpoint.command(role, endpoint.prepare(), urls)
+    mounted = [
+        "sh",
+        "-c",
+        _CONTAINER,
+        "container",
+        str(folder / role / "mount"),
+        str(folder / role),
+        *command,
+    ]
+    namespace = network.client if role == "client" else network.server
+    with (folder / role / "logs/output.txt").open("wb") as output:
+        popen = subprocess.Popen(
+            Network.within(namespace, ["unshare", "--mount", "--propagation", "private", *mounted]),
+            env=environment(role, testcase, urls),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield popen
+            popen.terminate()
+            popen.wait(_GRACE_SECONDS)
+        finally:
+            popen.kill()
+            popen.wait()
+
+
+def run(case: Case, client: str, server: str, seed: int, folder: Path) -> Result:
+    """Runs a case once. What was left behind stays in `folder`."""
+    result = Result(case.name, client, server, "failed")
+    files = prepare(case, folder, seed)
+    urls = " ".join(f"https://{case.host}/{path.name}" for path in files)
+    with Network(case.scenario, seed=seed) as network:
+        try:
+            with started(network, "server", server, case.server, "", folder) as serving:
+                if not _ready(network, case, serving):
+                    result.outcome = "unsupported" if serving.wait() == UNSUPPORTED else "failed"
+                    result.problems.append(f"the server ended with {serving.returncode}")
+                    return result
+                status = _fetch(network, case, client, urls, folder, result)
+        except subprocess.TimeoutExpired:
+            result.problems.append("the server does not end by SIGTERM")
+            return result
+        if status == UNSUPPORTED:
+            result.outcome = "unsupported"
+            result.problems.append("the client does not support it")
+            return result
+        if server == OURS and serving.returncode != 0:
+            result.problems.append(f"the server ended with {serving.returncode}")
+    if status is not None and status != 0:
+        result.problems.append(f"the client ended with {status}")
+    result.problems += compare(files, folder / "client/downloads")
+    if not result.problems:
+        roles = {"client": client, "server": server}
+        evidence = Evidence(
+            facts(network.relay.log),
+            network.relay.notes,
+            {role: qlog(folder / role / "logs/qlog") for role in roles},
+            {role for role, name in roles.items() if name == OURS},
+        )
+        result.problems += case.check(evidence)
+    if not result.problems:
+        result.outcome = "passed"
+    return result
+
+
+def _ready(network: Network, case: Case, serving: subprocess.Popen[bytes]) -> bool:
+    """Waits until the server answers; False when it has ended or never does."""
+    address = Network.SERVER6 if case.host == "server6" else Network.SERVER4
+    probing = subprocess.Popen(
+        Network.within(network.server, [sys.executable, "-c", _PROBE, address, str(_READY_SECONDS)])
+    )
+    try:
+        while probing.poll() is None:
+            if serving.poll() is not None:
+                return False
+            time.sleep(0.02)
+        if probing.returncode != 0:
+            serving.terminate()
+            return False
+        return True
+    finally:
+        probing.kill()
+        probing.wait()
+
+
+def _fetch(network: Network, case: Case, client: str, urls: str, folder: Path, result: Result) -> int | None:
+    """The client's status; None when it took too long."""
+    begun = time.monotonic()
+    with started(network, "client", client, case.client, urls, folder) as fetching:
+        try:
+            status: int | None = fetching.wait(case.timeout)
+        except subprocess.TimeoutExpired:
+            status = None
+            result.problems.append(f"not done in {case.timeout:g} s")
+        result.seconds = round(time.monotonic() - begun, 2)
+    return status
+
+
+def compare(files: list[Path], downloads: Path) -> Iterator[str]:
+    """What is wrong with the files that were fetched."""
+    names = {path.name for path in files}
+    there = {path.name for path in downloads.iterdir()}
+    if missing := names - there:
+        yield f"{len(missing)} of {len(names)} files are missing"
+    if there - names:
+        yield f"{len(there - names)} files too many"
+    for path in files:
+        if path.name in there and not filecmp.cmp(path, downloads / path.name, shallow=False):
+            yield f"{path.name[:10]} differs"
+
+
+def qlog(folder: Path) -> str:
+    """All of a role's qlog files, as one text without spaces behind colons."""
+    texts = (path.read_text(errors="replace") for path in sorted(folder.rglob("*")) if path.is_file())
+    return "".join(texts).replace(": ", ":")

@@ -1,0 +1,247 @@
+"""The interop runner's cases: link, files, what endpoints are told, what a run must show beyond the files."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from net.relay import SIMPLE
+
+from .wire import Facts
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+LINK: Final = SIMPLE.partition(" ")[2]
+BURSTS: Final = "--burst_to_server=3 --burst_to_client=3"
+
+
+@dataclass
+class Evidence:
+    """What a run has left behind."""
+
+    facts: Facts
+    notes: list[str]
+    """What the relay had to say: when it rebound."""
+    qlog: dict[str, str]
+    """Everything that each role wrote into its qlog files."""
+    ours: set[str]
+    """The roles that this library had."""
+
+
+Check = Callable[[Evidence], Iterator[str]]
+"""Yields what is wrong."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    name: str
+    files: tuple[int, ...]
+    """Sizes in bytes."""
+    check: Check
+    client: str = "transfer"
+    """TESTCASE as the client sees it."""
+    server: str = "transfer"
+    scenario: str = SIMPLE
+    timeout: float = 60.0
+    host: str = "server4"
+    certificates: int = 1
+    """Certificates in the server's chain, its own included."""
+    name_length: int = 10
+
+
+def handshakes(count: int, *, retried: bool = False, corrupted: bool = False) -> Check:
+    """Exactly so many handshakes, all in version 1, no Version Negotiation, no Retry unless asked for."""
+
+    def check(seen: Evidence) -> Iterator[str]:
+        facts = seen.facts
+        if (done := len(facts.server_cids)) != count:
+            yield f"{done} handshakes, not {count}"
+        if facts.versions != {1}:
+            yield f"versions {sorted(facts.versions)} in the server's Initials"
+        if facts.negotiations and not corrupted:  # the answer to a version that was changed on the way
+            yield f"{facts.negotiations} Version Negotiation packets"
+        if bool(facts.retry_tokens) != retried:
+            yield f"{len(facts.retry_tokens)} Retry packets"
+
+    return check
+
+
+def together(*checks: Check) -> Check:
+    """All of them."""
+
+    def check(seen: Evidence) -> Iterator[str]:
+        for one in checks:
+            yield from one(seen)
+
+    return check
+
+
+def retry_token(seen: Evidence) -> Iterator[str]:
+    """The Retry's token comes back in an Initial."""
+    for token in seen.facts.retry_tokens:
+        if any(token.startswith(used) or used.startswith(token) for used in seen.facts.used_tokens if used):
+            return
+    yield "no Initial carries the Retry's token"
+
+
+def long_handshake(seen: Evidence) -> Iterator[str]:
+    """The client sends its first flight again: the answer takes longer than its timeout."""
+    if seen.facts.client_initials < 2:
+        yield "only one ClientHello"
+
+
+def resumed(seen: Evidence) -> Iterator[str]:
+    """The second handshake has no certificate in it: its flight is smaller by more than one."""
+    flights = [seen.facts.first_flight[cid] for cid in seen.facts.server_cids]
+    if len(flights) == 2 and flights[1] > flights[0] - 700:
+        yield f"{flights[1]} bytes in the server's second handshake, {flights[0]} in the first"
+
+
+def early_data(seen: Evidence) -> Iterator[str]:
+    """The requests go in 0-RTT packets, and are not repeated in others."""
+    if not seen.facts.early_bytes:
+        yield "no 0-RTT packets"
+    if seen.facts.client_short_bytes > 5000:
+        yield f"{seen.facts.client_short_bytes} bytes of the client in 1-RTT packets"
+
+
+def stream_limit(seen: Evidence) -> Iterator[str]:
+    """The server lets at most 1000 streams be open at the start: the client has to wait for credit."""
+    if "server" in seen.ours and not any(
+        f'"initial_max_streams_bidi":{limit},' in seen.qlog["server"] for limit in range(1, 1001)
+    ):
+        yield "initial_max_streams_bidi is not known to be at most 1000"
+
+
+def amplification(seen: Evidence) -> Iterator[str]:
+    """At most three bytes for one before the address is proven (RFC 9000 8.1); the runner tolerates four."""
+    if seen.facts.amplification > 4:
+        yield f"{seen.facts.amplification:.1f} bytes sent for each received"
+
+
+def key_update(seen: Evidence) -> Iterator[str]:
+    """Both sides sent packets in key phase 1 (RFC 9001 6): the one that began tells it in its qlog."""
+    if not any(
+        "key_update" in text or '"key_phase":1' in text or '"key_phase_bit":"1"' in text
+        for text in seen.qlog.values()
+    ):
+        yield "no qlog tells of a key update"
+
+
+def new_paths(seen: Evidence) -> Iterator[str]:
+    """The client's address changed, and the server challenged each new path (RFC 9000 9.3)."""
+    rebinds = sum("rebind" in note for note in seen.notes)
+    if not rebinds:
+        yield "the relay never rebound"
+    if "server" in seen.ours:
+        challenges = seen.qlog["server"].count('"path_challenge"')
+        answers = seen.qlog["server"].count('"path_response"')
+        if challenges < rebinds or answers < rebinds:
+            yield f"{rebinds} rebindings, {challenges} PATH_CHALLENGE and {answers} PATH_RESPONSE frames"
+
+
+ONCE: Final = handshakes(1)
+
+CASES: Final = [
+    Case("handshake", (KIB,), ONCE, "handshake", "handshake"),
+    Case("transfer", (2 * MIB, 3 * MIB, 5 * MIB), ONCE),
+    Case(
+        "longrtt",
+        (KIB,),
+        together(ONCE, long_handshake),
+        "handshake",
+        "handshake",
+        SIMPLE.replace("15ms", "750ms"),
+    ),
+    Case("chacha20", (3 * MIB,), ONCE, "chacha20", "chacha20"),
+    Case("multiplexing", (32,) * 1999, together(ONCE, stream_limit)),
+    Case("retry", (10 * KIB,), together(handshakes(1, retried=True), retry_token), "retry", "retry"),
+    Case(
+        "resumption",
+        (5 * KIB, 10 * KIB),
+        together(handshakes(2), resumed),
+        "resumption",
+        "resumption",
+        certificates=3,
+    ),
+    Case(
+        "zerortt",
+        (32,) * 40,
+        together(handshakes(2), early_data),
+        "zerortt",
+        "zerortt",
+        name_length=250,
+    ),
+    Case("http3", (5 * KIB, 10 * KIB, 500 * KIB), ONCE, "http3", "http3"),
+    Case("blackhole", (10 * MIB,), ONCE, scenario=f"blackhole {LINK} --on=5s --off=2s"),
+    Case("keyupdate", (3 * MIB,), together(ONCE, key_update), "keyupdate", "transfer"),
+    Case("ecn", (100 * KIB,), ONCE, "ecn", "ecn"),
+    Case(
+        "amplificationlimit",
+        (5 * KIB,),
+        together(ONCE, amplification),
+        scenario=f"droplist {LINK} --drops_to_server=2,3,4,5,6,7",
+        certificates=9,
+    ),
+    Case(
+        "handshakeloss",
+        (KIB,) * 50,
+        handshakes(50),
+        "multiconnect",
+        "multiconnect",
+        f"drop-rate {LINK} --rate_to_server=30 --rate_to_client=30 {BURSTS}",
+        300.0,
+    ),
+    Case(
+        "transferloss",
+        (2 * MIB,),
+        ONCE,
+        scenario=f"drop-rate {LINK} --rate_to_server=2 --rate_to_client=2 {BURSTS}",
+    ),
+    Case(
+        "handshakecorruption",
+        (KIB,) * 50,
+        handshakes(50, corrupted=True),
+        "multiconnect",
+        "multiconnect",
+        f"corrupt-rate {LINK} --rate_to_server=30 --rate_to_client=30 {BURSTS}",
+        300.0,
+    ),
+    Case(
+        "transfercorruption",
+        (2 * MIB,),
+        handshakes(1, corrupted=True),
+        scenario=f"corrupt-rate {LINK} --rate_to_server=2 --rate_to_client=2 {BURSTS}",
+    ),
+    Case("ipv6", (5 * KIB, 10 * KIB), ONCE, host="server6"),
+    Case("v2", (KIB,), handshakes(1), "v2", "v2"),
+    Case(
+        "rebind-port",
+        (10 * MIB,),
+        together(ONCE, new_paths),
+        scenario=f"rebind {LINK} --first-rebind=1s --rebind-freq=5s",
+    ),
+    Case(
+        "rebind-addr",
+        (10 * MIB,),
+        together(ONCE, new_paths),
+        scenario=f"rebind {LINK} --first-rebind=1s --rebind-freq=5s --rebind-addr",
+    ),
+    Case("connectionmigration", (2 * MIB,), ONCE, "transfer", "connectionmigration", host="server46"),
+]
+
+
+def write_files(case: Case, folder: Path, seed: int) -> list[Path]:
+    """The files of a run, with random names and contents."""
+    rng = random.Random(f"{case.name} {seed}")
+    made = []
+    for size in case.files:
+        path = folder / "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=case.name_length))
+        path.write_bytes(rng.randbytes(size))
+        made.append(path)
+    return made
