@@ -119,10 +119,12 @@ def test_a_slow_reader_holds_the_server_back(pair: Pair) -> None:
 def test_a_reset_ends_both_sides(pair: Pair) -> None:
     """The client gives a download up: the server is told, and nothing of the stream stays on either side."""
     connection = pair.connect()
-    pair.server_app.on_request = lambda stream: (
-        pair.server_app.listen(stream),
-        pair.server_app.answer(stream, bytes(3 << 20)),
-    )
+
+    def answer(stream: Any) -> None:
+        pair.server_app.listen(stream)
+        pair.server_app.answer(stream, bytes(3 << 20))
+
+    pair.server_app.on_request = answer
     handler = pair.request(connection, read=False)
     pair.run(lambda: pair.server_app.handlers)
     pair.settle()

@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from aioquic.asyncio import QuicConnectionProtocol, connect, serve
@@ -38,8 +38,9 @@ class Protocol(QuicConnectionProtocol):
         super().__init__(*args, **kwargs)
         self.http: H0Connection | H3Connection | None = None
 
-    def start_http(self, alpn: str | None) -> None:
+    def start_http(self, alpn: str | None) -> H0Connection | H3Connection:
         self.http = H3Connection(self._quic) if alpn in H3_ALPN else H0Connection(self._quic)
+        return self.http
 
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, ProtocolNegotiated) and self.http is None:
@@ -76,16 +77,14 @@ class ClientProtocol(Protocol):
         self.waiting: dict[int, tuple[bytearray, asyncio.Future[bytes]]] = {}
 
     def request(self, url: str) -> asyncio.Future[bytes]:
-        if self.http is None:
-            self.start_http(self._quic.configuration.alpn_protocols[0])
-        assert self.http is not None
+        http = self.http or self.start_http(self._quic.configuration.alpn_protocols[0])
         parts = urlsplit(url)
         stream_id = self._quic.get_next_available_stream_id()
         fields = {":method": "GET", ":scheme": "https", ":authority": parts.netloc, ":path": parts.path}
         future: asyncio.Future[bytes] = self._loop.create_future()
         self.waiting[stream_id] = (bytearray(), future)
         headers = [(name.encode(), value.encode()) for name, value in fields.items()]
-        self.http.send_headers(stream_id, headers, True)
+        http.send_headers(stream_id, headers, True)
         return future
 
     def http_event(self, event: Any) -> None:
@@ -155,8 +154,8 @@ async def fetch(
         create_protocol=ClientProtocol,
         session_ticket_handler=tickets.append,
         wait_connected=not early,
-    ) as protocol:
-        assert isinstance(protocol, ClientProtocol)
+    ) as connected:
+        protocol = cast(ClientProtocol, connected)
         if case == "keyupdate":
             protocol.request_key_update()
         todo = deque(urls)

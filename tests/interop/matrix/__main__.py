@@ -1,4 +1,4 @@
-"""`python -m interop.matrix`: the whole table, this library against each peer in both roles, as Markdown and JSON."""
+"""`python -m interop.matrix`: the whole table, against each peer in both roles, as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ def run_apart(case: Case, client: str, server: str, seed: int, keep: Path) -> di
     return result
 
 
-def run_here(name: str, client: str, server: str, seed: int, keep: Path) -> dict[str, Any]:
+def run_here(names: tuple[str, str, str], seed: int, keep: Path) -> dict[str, Any]:
     """One run. What a failed one has left behind stays in `keep`."""
+    name, client, server = names
     case = next(case for case in CASES if case.name == name)
     with tempfile.TemporaryDirectory(prefix="interop-") as folder:
         result = run(case, client, server, seed, Path(folder))
@@ -84,7 +85,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     given = arguments()
     if given.one:
-        print(json.dumps(run_here(*given.one, given.seed, given.keep)))
+        print(json.dumps(run_here(tuple(given.one), given.seed, given.keep)))
         return 0
     if problem := lacking():
         print(f"make interop: {problem}", file=sys.stderr)
@@ -105,7 +106,8 @@ def main() -> int:
         for client, server in pairs(peers)
     ]
     with ThreadPoolExecutor(given.jobs) as pool:
-        results = list(pool.map(lambda work: run_apart(*work, given.keep), todo))
+        running = [pool.submit(run_apart, *work, given.keep) for work in todo]
+        results = [run.result() for run in running]
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "matrix.json").write_text(json.dumps(results, indent=1) + "\n")
     (given.out / "matrix.md").write_text(markdown(results, [case.name for case in cases]))

@@ -17,7 +17,7 @@ _Issuer = tuple[x509.Name, ec.EllipticCurvePrivateKey]
 
 
 def make_chain(folder: Path, length: int) -> None:
-    """Writes a chain of `length` certificates under its own root; from two on, each is padded to about 1 KB."""
+    """Writes a chain of `length` certificates under its own root; from two on, each is padded to 1 KB."""
     folder.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     issuer: _Issuer = (_name("root"), key)

@@ -18,7 +18,8 @@ def markdown(results: Results, cases: Sequence[str]) -> str:
         peers = list(dict.fromkeys(result[other] for result in mine))
         parts += [f"## {OURS} as the {role}", "", *_table(mine, other, peers, cases), ""]
     reasons = dict.fromkeys(
-        f"- {result['case']}, client {result['client']}, server {result['server']}: {'; '.join(result['problems'])}"
+        f"- {result['case']}, client {result['client']}, server {result['server']}: "
+        + "; ".join(result["problems"])
         for result in results
         if result["outcome"] == "failed"
     )

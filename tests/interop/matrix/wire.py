@@ -1,7 +1,7 @@
 """What a relay's log tells of a QUIC exchange: long headers are clear text (RFC 9000 17.2), sizes are known.
 
-The log holds the first packet of each datagram, and of its header 96 bytes: enough for connection IDs, versions
-and the beginning of a token. What is coalesced behind the first packet is not seen.
+The log holds the first packet of each datagram, and 96 bytes of its header: enough for connection IDs, the
+version and the beginning of a token. What is coalesced behind the first packet is not seen.
 """
 
 from __future__ import annotations

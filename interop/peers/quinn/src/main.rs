@@ -107,10 +107,14 @@ fn urls() -> Result<Vec<Url>> {
         .collect()
 }
 
-async fn fetch(connection: Connection, path: String) -> Result<()> {
-    let (mut send, mut receive) = connection.open_bi().await?;
+async fn request(connection: &Connection, path: &str) -> Result<RecvStream> {
+    let (mut send, receive) = connection.open_bi().await?;
     send.write_all(format!("GET /{path}\r\n").as_bytes()).await?;
     send.finish()?;
+    Ok(receive)
+}
+
+async fn save(mut receive: RecvStream, path: String) -> Result<()> {
     let body = receive.read_to_end(usize::MAX).await?;
     let target: PathBuf = Path::new("/downloads").join(path);
     tokio::fs::write(target, body).await?;
@@ -132,10 +136,13 @@ async fn fetch_all(endpoint: &Endpoint, urls: &[Url], case: &str) -> Result<()> 
     if case == "keyupdate" {
         connection.force_key_update();
     }
-    let fetches: Vec<_> =
-        urls.iter().map(|url| tokio::spawn(fetch(connection.clone(), url.path.clone()))).collect();
-    for fetch in fetches {
-        fetch.await??;
+    let mut saving = Vec::new();
+    for url in urls {
+        let receive = request(&connection, &url.path).await?;
+        saving.push(tokio::spawn(save(receive, url.path.clone())));
+    }
+    for save in saving {
+        save.await??;
     }
     if matches!(case, "resumption" | "zerortt") {
         tokio::time::sleep(Duration::from_millis(200)).await; // for the ticket, of which quinn does not tell
@@ -177,7 +184,8 @@ async fn client(case: String) -> Result<()> {
     Ok(())
 }
 
-#[tokio::main]
+// One thread: all requests are written before the first packet is made.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let case = env::var("TESTCASE").unwrap_or_default();
     let serving = env::var("ROLE").is_ok_and(|role| role == "server");
