@@ -45,6 +45,7 @@ cdef enum:
     EVENTS_PER_TURN = 256
     DATAGRAMS_PER_TURN = 1024
     WRITABLE_PER_TURN = 4096
+    OWN_STREAMS = 12        # unidirectional ones below are our control and QPACK streams (RFC 9114 6.2.1)
     SCRATCH = 65536
     MAX_DATAGRAM_CAPSULE = 65535        # no frame carries more either
     MAX_CAPSULES_PENDING = 262144       # bytes: datagrams are not worth waiting for
@@ -154,7 +155,9 @@ cdef class Http3(Protocol):
                 if stream is None and self.claims is not None and self.claims.writable(stream_id):
                     pass
                 elif stream is None or not stream.sending:
-                    quiche_conn_stream_capacity(self.connection.c.quic, stream_id)
+                    if (quiche_conn_stream_capacity(self.connection.c.quic, stream_id) == QUICHE_ERR_STREAM_STOPPED
+                            and stream_id & 2 and stream_id < OWN_STREAMS):
+                        self.connection.close(H3ErrorCode.H3_CLOSED_CRITICAL_STREAM)
                 # Sends nothing: of all calls it alone tells the code, and it must be the first to see the stop.
                 elif (quiche_conn_stream_send(self.connection.c.quic, stream_id, EMPTY, 0, False, &code)
                         == QUICHE_ERR_STREAM_STOPPED):

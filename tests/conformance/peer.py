@@ -56,8 +56,8 @@ class _Stepper(Driver):
     def soon(self) -> None:
         self.again = True
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        pass
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Any:
+        """Never: no time passes."""
 
     def _arm(self, at: int) -> None:
         pass

@@ -125,6 +125,8 @@ fn length_that_does_not_fit_the_fields() {
             assert_eq!(server.events(), Err(Error::FrameError));
             server.assert_closed(FRAME_ERROR);
         }
+    }
+    for frame_type in [0x07, 0x0d] {
         let mut server = H3Server::established();
         server.receive(CONTROL, &[frame_type, 2, 0x40, 0], false);
         server.events().unwrap();

@@ -19,10 +19,15 @@ impl H3Server {
         H3Server::with_config(&h3::Config::new().unwrap())
     }
 
-    pub fn with_config(config: &h3::Config) -> H3Server {
+    /// The client has opened no stream yet.
+    pub fn connected(config: &h3::Config) -> H3Server {
         let mut pair = Pair::established();
         let h3 = h3::Connection::with_transport(&mut pair.server, config).unwrap();
-        let mut server = H3Server { pair, h3 };
+        H3Server { pair, h3 }
+    }
+
+    pub fn with_config(config: &h3::Config) -> H3Server {
+        let mut server = H3Server::connected(config);
         server.receive(CONTROL, b"\x00\x04\x00", false); // empty SETTINGS
         assert_eq!(server.events(), Ok(vec![]));
         server

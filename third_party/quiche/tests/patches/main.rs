@@ -6,6 +6,7 @@ mod early_errors;
 mod fragments;
 mod frames;
 mod h3_server;
+mod http3_codes;
 mod make_room_for_paths;
 mod memory;
 mod pair;
