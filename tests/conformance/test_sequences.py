@@ -357,15 +357,6 @@ def test_unknown_frames_between_the_known(one_server: MemoryServer) -> None:
     assert peer.closed is None
 
 
-def test_a_request_cut_off_before_its_frames(one_server: MemoryServer) -> None:
-    """RFC 9114 4.1: a stream that ends without a request is a stream error H3_REQUEST_INCOMPLETE."""
-    peer = Peer(one_server).open()
-    answer = peer.fetch(b"")
-    assert peer.closed is None
-    assert answer.reset == H3ErrorCode.H3_REQUEST_INCOMPLETE
-    assert peer.fetch(wire.get(), stream_id=4).status == 200
-
-
 @pytest.mark.parametrize(
     "sent", [b"", wire.get()[:5], POST, POST + BODY], ids=["nothing", "some", "head", "body"]
 )
