@@ -1,5 +1,12 @@
 # What makes handlers.py compiled: the dispatcher's slots. Exchanges stay ordinary objects.
 
+cimport cython
+from quiche_h3._core.fields cimport FieldSection
+from quiche_h3._core.http3 cimport Stream
+from quiche_h3.request cimport Request
+from quiche_h3.response cimport Response
+
+
 cdef class Dispatcher:
     cdef public object config
     cdef public object router
@@ -19,3 +26,9 @@ cdef class Dispatcher:
     cdef Py_ssize_t _queue_limit
     cdef bint _log_all
     cdef public bint raw_datagrams
+
+    @cython.locals(
+        fields=FieldSection, request=Request, response=Response, table=dict, method=bytes, target=bytes, path=bytes,
+        kind=int, arity=int)
+    cpdef request(self, Stream stream)
+    cpdef admit(self, Stream stream)

@@ -63,6 +63,7 @@ NO_ASYNC_BODY: Final = AsyncBody()
 GENERATOR: Final = int(HandlerKind.GENERATOR)
 COROUTINE: Final = int(HandlerKind.COROUTINE)
 SESSION: Final = int(HandlerKind.SESSION)
+_QUESTION_MARK: Final = ord("?")
 
 
 # May run twice, when an attacker repeats 0-RTT data (RFC 8470 3): the rest waits for the handshake.
@@ -104,7 +105,8 @@ class Dispatcher:
         fields = stream.fields
         method = fields.method or b""
         target = fields.path or b""
-        path = target.partition(b"?")[0] if b"?" in target else target
+        # A number: bytes would first be tried as one, at the price of an exception.
+        path = target.partition(b"?")[0] if _QUESTION_MARK in target else target
         request = Request(stream, {}, NO_BODY)
         response = Response(request, stream, self._exchange_of, self._queue_limit, method == b"HEAD")
         if self._own_fields:

@@ -20,6 +20,7 @@ cdef class Response:
     cpdef finish_with(self, object result)
     cdef _end_with(self, tuple content_type, bytes body)
     cdef bint _has(self, bytes name) except -1
+    cpdef add_pairs(self, list pairs)
     cdef _send_head(self, bint fin)
     cdef _start_body(self, bytes chunk)
     cdef _check_initial(self)

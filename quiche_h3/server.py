@@ -72,7 +72,7 @@ class Server(Router):
     def __init__(self, config: ServerConfig | None = None) -> None:
         super().__init__()
         self.config = ServerConfig.gather() if config is None else config
-        self._dispatcher = Dispatcher(self.config, self)
+        self._dispatch_by(Dispatcher(self.config, self))
         self._counters = Http3Counters()
         self._webtransport = WebTransportCounters()
         self._limits = _limits(self.config)
@@ -139,7 +139,7 @@ class Server(Router):
         if self._endpoint is not None:
             raise InvalidState("the server is bound: its configuration stays")
         self.config = config
-        self._dispatcher = Dispatcher(config, self)
+        self._dispatch_by(Dispatcher(config, self))
         self._limits = _limits(config)
 
     @property
@@ -389,7 +389,7 @@ class Server(Router):
     def _begin_polling(self) -> None:
         driver = LibevDriver(self._prepare(), None, self.config.event_backend)
         self._events = deque()
-        self._dispatcher = PollingDispatcher(self.config, self, self._events)
+        self._dispatch_by(PollingDispatcher(self.config, self, self._events))
         try:
             self._begin(driver)
         except BaseException:
@@ -569,9 +569,11 @@ class Server(Router):
             except Exception:
                 log.exception("an on_%s hook failed", name)
 
-    def request(self, stream: Stream) -> None:
-        """A request came in."""
-        self._dispatcher.request(stream)
+    def _dispatch_by(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.request = (
+            dispatcher.request
+        )  # a request came in: not by way of a method, which would cost each a call
 
     def refused(self, stream: Stream, status: int) -> None:
         """A request came in that no handler may see."""

@@ -74,6 +74,8 @@ cdef class Endpoint:
     cdef void mark(self, conn_t *c) noexcept nogil
     cdef int receive_packet(self, udp_socket *u, udp_message *m, uint8_t *data, size_t len) except -1 nogil
     cdef int receive_message(self, udp_socket *u, udp_message *m) except -1 nogil
+    cdef conn_t *unknown_packet(self, udp_socket *u, udp_message *m, packet_header *h,
+                                uint8_t *data, size_t n) noexcept with gil
     cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL
     cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL
     cdef void count_handshake(self, conn_t *c, const packet_header *h, size_t n) noexcept nogil

@@ -206,7 +206,6 @@ cdef class Endpoint:
     cdef int receive_packet(self, udp_socket *u, udp_message *m, uint8_t *data, size_t n) except -1 nogil:
         cdef packet_header h
         cdef conn_t *c
-        cdef bint shut
         cdef quiche_recv_info info
         if not packet_parse(data, n, self.settings.connection_id_length, &h):
             self.n.malformed_dropped += 1
@@ -217,14 +216,7 @@ cdef class Endpoint:
             return 0
         c = <conn_t *>cid_table_get(&self.table, h.dcid, h.dcid_len)
         if c == NULL:
-            with gil:
-                shut, self.gate.shut = self.gate.shut, False
-                try:
-                    c = self.unknown(u, m, &h, data, n)
-                except Exception as error:
-                    self.caught(error, "a packet of no known connection")
-                finally:
-                    self.gate.shut = shut
+            c = self.unknown_packet(u, m, &h, data, n)
             if c == NULL:
                 return 0
         info.from_ = <sockaddr *>&m.peer
@@ -247,6 +239,20 @@ cdef class Endpoint:
             c.given_up = c.closing = True
             self.n.handshake_overruns += 1
             quiche_conn_close(c.quic, False, 0x02, b"handshake too long", 18)
+
+    cdef conn_t *unknown_packet(self, udp_socket *u, udp_message *m, packet_header *h,
+                                uint8_t *data, size_t n) noexcept with gil:
+        """Apart from its caller, which would otherwise take the GIL for every packet."""
+        cdef conn_t *c = NULL
+        cdef bint shut = self.gate.shut
+        self.gate.shut = False
+        try:
+            c = self.unknown(u, m, h, data, n)
+        except Exception as error:
+            self.caught(error, "a packet of no known connection")
+        finally:
+            self.gate.shut = shut
+        return c
 
     cdef void mark(self, conn_t *c) noexcept nogil:
         if c.dirty:

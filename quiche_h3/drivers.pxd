@@ -1,0 +1,21 @@
+# What makes drivers.py compiled: every wake-up of a server passes here.
+
+cdef class Driver:
+    cdef public object endpoint
+    cdef public object after_turn
+    cdef object _armed
+    cdef object _watching_writes
+
+    cpdef _readable(self, Py_ssize_t index)
+    cpdef _timer_fired(self)
+    cpdef _turn(self)
+
+
+cdef class LibevDriver(Driver):
+    cdef readonly object loop
+    cdef public object timers
+    cdef object _own_loop
+    cdef object _closed
+    cdef object _ios
+    cdef object _timer
+    cdef object _now
