@@ -74,6 +74,7 @@ from .errors import (
     RouteError,
     ServiceUnavailable,
     SessionClosed,
+    SessionRejected,
     StatusError,
     StreamBlocked,
     StreamClosed,
@@ -154,6 +155,15 @@ if TYPE_CHECKING:
         AsyncHTTPX3Transport,
         HTTPX3Transport,
     )
+    from .webtransport_client import (
+        ClientSession,
+        aconnect_webtransport,
+    )
+    from .webtransport_sync import (
+        BlockingSession,
+        BlockingStream,
+        connect_webtransport,
+    )
 
 __version__ = "0.1.0"
 
@@ -167,6 +177,8 @@ __all__ = [
     "AsyncHTTPX3Transport",
     "BadRequest",
     "BlockingBody",
+    "BlockingSession",
+    "BlockingStream",
     "Body",
     "BodyEvent",
     "CapsuleError",
@@ -175,6 +187,7 @@ __all__ = [
     "ClientConnection",
     "ClientRequest",
     "ClientResponse",
+    "ClientSession",
     "CloseInfo",
     "ClosedEvent",
     "ConfigError",
@@ -239,6 +252,7 @@ __all__ = [
     "ServerSession",
     "ServiceUnavailable",
     "SessionClosed",
+    "SessionRejected",
     "StatusError",
     "StreamBlocked",
     "StreamClosed",
@@ -259,7 +273,9 @@ __all__ = [
     "WebTransportStreamReset",
     "WouldBlock",
     "aconnect",
+    "aconnect_webtransport",
     "connect",
+    "connect_webtransport",
     "crypto_alert",
     "describe_code",
     "error_to_status",
@@ -275,6 +291,11 @@ _LAZY = {
     "AsyncHTTPX3Transport": "httpx_transport",
     "HTTPX3Transport": "httpx_transport",
     "aconnect": "async_client",
+    "BlockingSession": "webtransport_sync",
+    "BlockingStream": "webtransport_sync",
+    "ClientSession": "webtransport_client",
+    "aconnect_webtransport": "webtransport_client",
+    "connect_webtransport": "webtransport_sync",
 }
 
 

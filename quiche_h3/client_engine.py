@@ -22,6 +22,7 @@ from ._core.fields import Http3Limits
 from ._core.http3 import Http3, Http3Counters, Stream
 from ._core.settings import EngineSettings
 from ._core.sockets import open_socket
+from ._core.webtransport import WebTransport, WebTransportCounters
 from .client_link import Link
 from .config import ClientConfig
 from .drivers import Driver
@@ -67,6 +68,7 @@ class ClientEngine:
         driver_of: Callable[[Endpoint], Driver],
         tickets: TicketStore | None = None,
         keep_alive_s: float | None = None,
+        webtransport: bool = False,
     ) -> None:
         if keep_alive_s is not None and not (0 < keep_alive_s < float("inf")):
             raise ConfigError(
@@ -84,7 +86,8 @@ class ClientEngine:
             total=config.max_field_section_size,
             path=_MAX_PATH,
         )
-        self._settings = EngineSettings(config)
+        self._settings = EngineSettings(config, webtransport=webtransport)
+        self.webtransport = WebTransportCounters()
         self.endpoint = Endpoint(self._settings, self, server=False)
         self.driver = driver_of(self.endpoint)
         self.driver.after_turn = self._after_turn
@@ -184,7 +187,10 @@ class ClientEngine:
 
     def http3_of(self, connection: Connection) -> Http3:
         """HTTP/3 on a connection that may carry data."""
-        return Http3(connection, self, self._limits, self._counters, server=False)
+        http3 = Http3(connection, self, self._limits, self._counters, server=False)
+        if self._settings.webtransport:
+            WebTransport(http3, self.webtransport)
+        return http3
 
     # Tickets
 

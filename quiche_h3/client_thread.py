@@ -30,10 +30,14 @@ class ClientThread:
     """Runs an engine until `close()`."""
 
     def __init__(
-        self, config: ClientConfig, tickets: TicketStore | None = None, keep_alive_s: float | None = None
+        self,
+        config: ClientConfig,
+        tickets: TicketStore | None = None,
+        keep_alive_s: float | None = None,
+        webtransport: bool = False,
     ) -> None:
         self._config = config
-        self.engine = ClientEngine(config, self._make_driver, tickets, keep_alive_s)
+        self.engine = ClientEngine(config, self._make_driver, tickets, keep_alive_s, webtransport)
         # Reentrant: a request that is garbage collected posts from wherever the thread happens to be.
         self._lock = threading.RLock()
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -94,11 +98,15 @@ class ClientThread:
     def close(self) -> None:
         """Closes every connection with H3_NO_ERROR and ends the thread. May be called more than once."""
         try:
-            self.post(self.engine.shutdown, self._driver.stop)
+            self.post(self._shutdown)
         except ConnectionClosed:
             pass
         if not self._in_loop():
             self._thread.join()
+
+    def _shutdown(self) -> None:
+        if not self.engine.ending:
+            self.engine.shutdown(self._driver.stop)
 
     def _in_loop(self) -> bool:
         return threading.current_thread() is self._thread

@@ -44,6 +44,9 @@ class H3ErrorCode(IntEnum):
     QPACK_DECODER_STREAM_ERROR = 0x202
     WT_SESSION_GONE = 0x170D7B68
     WT_BUFFERED_STREAM_REJECTED = 0x3994BD84
+    WT_FLOW_CONTROL_ERROR = 0x045D4487
+    WT_ALPN_ERROR = 0x0817B3DD
+    WT_REQUIREMENTS_NOT_MET = 0x212C0D48
 
 
 class QuicErrorCode(IntEnum):
@@ -352,6 +355,17 @@ class StatusError(QuicheH3Error):
 
 class SessionClosed(WebTransportError, WebTransportStreamError, DatagramError):
     """The WebTransport session is closed."""
+
+
+class SessionRejected(WebTransportError, ConnectionError):
+    """The server does not accept the session.
+
+    `status` is that of its answer, 0 where it was not even asked: it does not offer WebTransport.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class CapsuleError(QuicheH3Error):

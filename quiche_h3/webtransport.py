@@ -63,9 +63,9 @@ class Waiters:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[Callable[[], object]] = []
 
-    def add(self, callback: Callable[[], None]) -> None:
+    def add(self, callback: Callable[[], object]) -> None:
         self._waiting.append(callback)
 
     def wake(self) -> None:
@@ -252,11 +252,14 @@ class WebTransportStream(StreamBase):
 
     async def __aexit__(self, kind: object, exc: object, trace: object) -> None:
         """Finishes the stream, or resets it when the block raised; what was not read is not wanted."""
-        if kind is None:
-            if not self.session.over:
-                self.finish()
-        else:
+        self.leave(kind is not None)
+
+    def leave(self, failed: bool) -> None:
+        """The end of a `with` block: finishes the stream, or resets it; what was not read is not wanted."""
+        if failed:
             self.reset()
+        elif not self.session.over:
+            self.finish()
         self.stop_sending()
 
     # Calls of the core
@@ -420,7 +423,7 @@ class WebTransportSession(SessionBase):
             await self._closing.wait()
         return self.close_info
 
-    def when_closed(self, callback: Callable[[], None]) -> None:
+    def when_closed(self, callback: Callable[[], object]) -> None:
         """Calls back once when the session is over."""
         callback() if self.over else self._closing.add(callback)
 
@@ -460,14 +463,21 @@ class WebTransportSession(SessionBase):
 
     async def receive_datagram(self) -> bytes:
         """The next datagram. Raises SessionClosed or ConnectionClosed when none will come any more."""
-        if not (self.open or self.over):
-            self._ensure_open()
-        while (payload := self.next_datagram()) is None:
-            if self.over:
-                raise self.end_error()
-            self.when_datagram(self._datagram_waiters.wake)
-            await self._datagram_waiters.wait()
+        while (payload := self.take_datagram_nowait()) is None:
+            await until(self.when_datagram)
         return payload
+
+    def take_datagram_nowait(self) -> bytes | None:
+        """As `receive_datagram()`, or None when there is none now."""
+        payload = self.next_datagram()
+        if payload is None and not self.open:
+            self._ensure_open()
+        return payload
+
+    def when_datagram(self, callback: Callable[[], None]) -> None:
+        """Calls back once when a datagram has come, or the session is over."""
+        self._datagram_waiters.add(callback)
+        self.datagram_waiter = self._datagram_waiters.wake
 
     async def datagrams(self) -> AsyncIterator[bytes]:
         """Datagrams as they come, to the end of the session."""
@@ -488,10 +498,14 @@ class WebTransportSession(SessionBase):
         return await self._open(False)
 
     async def _open(self, bidi: bool) -> WebTransportStream:
-        while (stream := self.transport.open_stream(self, bidi)) is None:
-            self.transport.when_credit(bidi, self._opening.wake)
-            await self._opening.wait()
-        return self._opened(stream)
+        while (stream := self.try_open(bidi)) is None:
+            await until(lambda callback: self.when_credit(bidi, callback))
+        return stream
+
+    def when_credit(self, bidi: bool, callback: Callable[[], None]) -> None:
+        """Calls back once when a stream may be opened, or the session is over."""
+        self._opening.add(callback)
+        self.transport.when_credit(bidi, self._opening.wake)
 
     def open_bidi_stream_nowait(self) -> WebTransportStream:
         """As `open_bidi_stream()`. Raises StreamBlocked when the peer allows no more streams now."""
@@ -502,13 +516,16 @@ class WebTransportSession(SessionBase):
         return self._open_now(False)
 
     def _open_now(self, bidi: bool) -> WebTransportStream:
-        stream = self.transport.open_stream(self, bidi)
+        stream = self.try_open(bidi)
         if stream is None:
             raise StreamBlocked("the peer allows no more streams now")
-        return self._opened(stream)
+        return stream
 
-    def _opened(self, stream: Any) -> WebTransportStream:
-        stream.wanted = self.on_stream_data is not None
+    def try_open(self, bidi: bool) -> WebTransportStream | None:
+        """A new stream of ours, or None when the peer allows no more now."""
+        stream: Any = self.transport.open_stream(self, bidi)
+        if stream is not None:
+            stream.wanted = self.on_stream_data is not None
         return stream  # type: ignore[no-any-return]
 
     def incoming_bidi_streams(self) -> AsyncIterator[WebTransportStream]:
@@ -520,16 +537,27 @@ class WebTransportSession(SessionBase):
         return self._incoming_streams(False)
 
     async def _incoming_streams(self, bidi: bool) -> AsyncIterator[WebTransportStream]:
-        if not (self.open or self.over):
+        try:
+            while True:
+                stream = self.take_stream_nowait(bidi)
+                if stream is not None:
+                    yield stream
+                else:
+                    await self._stream_waiters[bidi].wait()
+        except (SessionClosed, ConnectionClosed):
+            return
+
+    def take_stream_nowait(self, bidi: bool) -> WebTransportStream | None:
+        """The next stream of the peer, or None. Raises as `receive_datagram()`."""
+        if self._come[bidi]:
+            return self._come[bidi].popleft()
+        if not self.open:
             self._ensure_open()
-        come = self._come[bidi]
-        while True:
-            if come:
-                yield come.popleft()
-            elif self.over:
-                return
-            else:
-                await self._stream_waiters[bidi].wait()
+        return None
+
+    def when_stream(self, bidi: bool, callback: Callable[[], None]) -> None:
+        """Calls back once when a stream has come, or the session is over."""
+        self._stream_waiters[bidi].add(callback)
 
     # Calls of the core
 
@@ -599,6 +627,9 @@ class WebTransportSession(SessionBase):
             self.stream.reset(H3ErrorCode.H3_REQUEST_CANCELLED)
             remote = getattr(error, "remote", True)
             self._ended(CloseInfo(0, "", remote, error))
+
+    def _stopped(self, error: QuicheH3Error) -> None:
+        self._aborted(error)
 
     def _idle(self) -> None:
         self.close(0, "idle")

@@ -74,8 +74,7 @@ class ServerSession(WebTransportSession):
         if self.request.headers.get("sec-webtransport-http3-draft02"):
             pairs.append((b"sec-webtransport-http3-draft", b"draft02"))
         if self.protocol is not None:
-            quoted = self.protocol.replace("\\", "\\\\").replace('"', '\\"')
-            pairs.append((b"wt-protocol", f'"{quoted}"'.encode("ascii")))
+            pairs.append((b"wt-protocol", quote_string(self.protocol).encode("ascii")))
         self.stream.send_headers(pairs)
         self._established()
 
@@ -107,6 +106,12 @@ def _encode(headers: HeaderItems | None) -> list[Pair]:
         return []
     items = headers.items() if hasattr(headers, "items") else headers
     return [encode_header(name, value) for name, value in items]
+
+
+def quote_string(text: str) -> str:
+    """A string as structured fields have it (RFC 9651 3.3.3)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def parse_strings(value: str) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ cdef class WebTransport(Claims):
     cdef dict early                     # stream ID -> (session ID, when it came, whether it ended): no such session yet
     cdef object early_datagrams         # deque of (session ID, payload, when it came)
     cdef object gone                    # the last sessions that ended, oldest first
+    cdef object settings_waiter         # called when the peer's SETTINGS have come
     cdef list starved                   #  streams that have written their share of the turn
     cdef tuple openers                  # for each kind a deque of callbacks that wait for stream credit
     cdef uint64_t turn                  # counts turns: a stream's share is for one
@@ -88,7 +89,7 @@ cdef class SessionBase:
     cdef public object on_datagram
     cdef object datagram_queue          # deque, bounded
     cdef Py_ssize_t queue_limit
-    cdef object datagram_waiter         # called when one comes
+    cdef public object datagram_waiter  # called once when one comes, or the session ends
     cdef uint64_t incoming[2]           # the peer's streams there are, by kind: unidirectional, bidirectional
     cdef readonly bint open             # accepted, and not over
     cdef session_counters n

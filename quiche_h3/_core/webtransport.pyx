@@ -9,6 +9,7 @@ session._incoming(stream)               the peer has opened it
 session._headers(fields)                the response to our CONNECT (client)
 session._capsules()                     there is something to read on the CONNECT stream
 session._finished()                     the peer's FIN on it
+session._stopped(error)                 STOP_SENDING on the CONNECT stream
 session._aborted(error)                 it was reset, or the connection is gone
 session._idle()                         nothing was sent or received for `wt_session_idle_ms`
 session._drain()                        we have sent GOAWAY
@@ -65,6 +66,11 @@ cdef uint64_t monotonic() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     return <uint64_t>t.tv_sec * 1_000_000_000 + <uint64_t>t.tv_nsec
+
+
+cdef int collect_setting(uint64_t identifier, uint64_t value, void *argp) noexcept with gil:
+    (<dict>argp)[identifier] = value
+    return 0
 
 
 cpdef uint64_t to_wire(uint64_t code) except? 0:
@@ -126,6 +132,20 @@ cdef class WebTransport(Claims):
     cdef quiche_conn *quic(self) except? NULL:
         return self.http3.connection.quic()
 
+    def peer_settings(self):
+        """The peer's SETTINGS, raw, as identifier -> value; None before they have come."""
+        out = {}
+        if self.http3.h3 == NULL or quiche_h3_for_each_setting(self.http3.h3, collect_setting, <void *>out) < 0:
+            return None
+        return out
+
+    def when_settings(self, callback):
+        """Calls back once when the peer's SETTINGS are there, or the connection is gone."""
+        if self.http3.h3 == NULL or self.peer_settings() is not None:
+            callback()
+        else:
+            self.settings_waiter = callback
+
     # Calls of HTTP/3
 
     cdef bint service(self) except -1:
@@ -134,6 +154,9 @@ cdef class WebTransport(Claims):
         cdef list starved
         cdef bint idle = not self.sessions and self.http3.connection.c.wake_at == 0
         stream_id = quiche_h3_conn_next_claimed_stream(self.http3.h3)
+        if self.settings_waiter is not None and self.peer_settings() is not None:
+            waiter, self.settings_waiter = self.settings_waiter, None
+            waiter()
         if idle and stream_id < 0:
             return False
         self.turn += 1
@@ -198,6 +221,8 @@ cdef class WebTransport(Claims):
         self.early = {}
         self.early_datagrams.clear()
         self.starved = []
+        if self.settings_waiter is not None:
+            self.openers[0].append(self.settings_waiter)
         for waiting in self.openers:
             while waiting:
                 waiting.popleft()()
@@ -441,7 +466,7 @@ cdef class Tunnel:
         self.session._aborted(StreamReset(code, True))
 
     def on_stopped(self, code):
-        self.session._aborted(StreamReset(code, True))
+        self.session._stopped(StreamReset(code, True))
 
     def on_closed(self, error):
         self.session._aborted(error)
@@ -572,10 +597,6 @@ cdef class SessionBase:
         """The oldest datagram that waits, or None."""
         return self.datagram_queue.popleft() if self.datagram_queue else None
 
-    def when_datagram(self, callback):
-        """Calls back once when a datagram has come, or the session is over. One at a time may wait."""
-        self.datagram_waiter = callback
-
 
 cdef class StreamBase:
     """One stream: the receiving and the sending half, each with its own end."""
@@ -612,17 +633,18 @@ cdef class StreamBase:
         cdef c_bool fin = False
         cdef uint64_t code = 0
         cdef ssize_t got
+        cdef quiche_conn *quic = self.session.transport.http3.connection.c.quic
         if not self.receiving:
             return 0
         if self.wanted:
             self._readable()
-            return 0
-        got = quiche_conn_stream_recv(self.session.transport.http3.connection.c.quic, self.id, scratch, 0, &fin, &code)
-        if got < 0:
-            return self.broke(got, code)
-        if fin:
-            self.receiving = False
-            self.settle()
+        elif quiche_conn_stream_finished(quic, self.id):  # a FIN without data before it, or a reset
+            got = quiche_conn_stream_recv(quic, self.id, scratch, sizeof(scratch), &fin, &code)
+            if got < 0:
+                self.broke(got, code)
+            elif fin:
+                self.receiving = False
+                self.settle()
         return 0
 
     cdef int broke(self, ssize_t rc, uint64_t code) except -1:
