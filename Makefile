@@ -8,6 +8,8 @@ PORT   ?= 4433
 PYTEST ?= -q
 # Options for the benchmarks: `python -m bench --help` has them.
 BENCH  ?=
+# Options for the fuzzer: `python -m fuzz --help` in tests has them.
+FUZZ   ?= --inputs 1000000
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -41,6 +43,10 @@ test-quick: build ## run the tests that take less than two minutes together
 .PHONY: test-quiche
 test-quiche: build ## run the tests of our patches to quiche
 	@./build_quiche.sh --test
+
+.PHONY: fuzz-asan
+fuzz-asan: build ## fuzz under AddressSanitizer; FUZZ='--inputs 1000000', for example
+	@PYTHON=$(bin)/python tests/fuzz/asan.sh $(FUZZ)
 
 .PHONY: lint
 lint: build ## check style and types

@@ -17,7 +17,7 @@ from .mutate import mutate
 from .targets import TARGETS, Target
 
 HANG = 1.0  # seconds of CPU time for one input
-SHARES = {"datagrams": 0.6, "packets": 0.1, "fields": 0.2, "capsules": 0.1}
+SHARES = {"datagrams": 0.6, "packets": 0.1, "fields": 0.15, "sessions": 0.05, "capsules": 0.1}
 _SLOT, _SLOTS = 8192, 64
 
 

@@ -11,12 +11,22 @@ from conformance.peer import MemoryServer, Peer, good_request
 from conformance.test_fields import LIMITS, MALFORMED, WELL_FORMED
 from core.pair import initial
 
+from quiche_h3 import ServerSession, WebTransportStream
+from quiche_h3._core.connection import Connection
 from quiche_h3.capsules import CapsuleReader, encode_capsule
 from quiche_h3.errors import CapsuleError
 
 V = wire.varint
 CHECK_EVERY = 2000
 MAX_CONNECTIONS = 5000
+
+
+def ending(connection: Connection) -> str:
+    """How a connection ended: what we found wrong, if the peer did not end it."""
+    reason = connection.close_reason
+    if reason is None or reason.remote:
+        return "open" if reason is None else "remote"
+    return f"{reason.app} {reason.code:#x} {reason.reason!r}"
 
 
 class Target:
@@ -40,10 +50,12 @@ class ServerTarget(Target):
     """A server that has to serve other clients whatever it is given."""
 
     def __init__(self) -> None:
-        self.server: MemoryServer = make_server(
-            max_connections=MAX_CONNECTIONS, enable_early_data=True
-        ).__enter__()
+        self.server = self.new_server().__enter__()
         self.count = 0
+
+    def new_server(self) -> MemoryServer:
+        """The server to fuzz."""
+        return make_server(max_connections=MAX_CONNECTIONS, enable_early_data=True)
 
     def checked(self) -> None:
         """Every now and then: another client is served."""
@@ -192,8 +204,7 @@ class Packets(ServerTarget):
         self.server.give(peer.packet(data[1:1100], epoch=epoch), peer.address)
         self.turn()
         self.server.answers.clear()
-        reason = connection.close_reason
-        return "" if reason is None else f"{epoch.name} {reason.app} {reason.code:#x} {reason.reason!r}"
+        return f"{epoch.name} {ending(connection)}"
 
 
 class Fields(ServerTarget):
@@ -252,6 +263,101 @@ class Fields(ServerTarget):
         return f"{peer.closed} {answer.status} {answer.reset}"
 
 
+class Sessions(ServerTarget):
+    """A WebTransport session. The first byte says where the rest goes: see `run()`."""
+
+    name = "sessions"
+    SETTINGS: ClassVar = ((0x8, 1), (0x33, 1), (0x2B603742, 1))
+    CONNECT: ClassVar = [(b":method", b"CONNECT"), (b":protocol", b"webtransport"), *wire.request(b"/wt")[1:]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: Peer | None = None
+        self.connection: Any = None
+        self.bidi = self.uni = 0
+        self.ended = False
+
+    def new_server(self) -> MemoryServer:
+        """With a session handler that echoes."""
+        server = make_server(max_connections=MAX_CONNECTIONS, enable_webtransport=True)
+
+        @server.webtransport("/wt")
+        def echo(session: ServerSession) -> None:
+            def data(stream: WebTransportStream, chunk: bytes, fin: bool) -> None:
+                if stream.bidirectional:
+                    stream.write(chunk)
+                    if fin:
+                        stream.finish()
+
+            session.on_datagram = session.send_datagram
+            session.on_bidi_stream = session.on_uni_stream = lambda stream: None
+            session.on_stream_data = data
+
+        return server
+
+    def seeds(self) -> list[bytes]:
+        capsules = [
+            encode_capsule(0, b"datagram"),
+            encode_capsule(0x2843, bytes(4) + b"bye"),
+            encode_capsule(0x2843, b"\0"),
+            encode_capsule(0x2843, bytes(1100)),
+            encode_capsule(0x78AE),
+            encode_capsule(0x21, bytes(30)),
+            encode_capsule(0x190B4D3D, V(100)),
+            encode_capsule(0x190B4D3F, V(100)),
+        ]
+        bodies = [b"\0" + wire.frame(wire.DATA, capsule) for capsule in capsules]
+        streams = [
+            b"\x01" + V(0x41) + V(0) + b"abc",
+            b"\x02" + V(0x54) + V(0) + b"abc",
+            b"\x03" + V(0) + b"abc",
+        ]
+        others = [b"\x01" + V(0x41) + V(4) + b"x", b"\x02" + V(0x54) + V(3), b"\x03" + V(9) + b"abc", b"\x03"]
+        closing = b"\0" + wire.frame(wire.DATA, capsules[0] + capsules[1]) + wire.frame(wire.DATA)
+        return [
+            *bodies,
+            *streams,
+            *others,
+            closing,
+            b"\x41" + V(0x41) + V(0),
+            b"\x42" + V(0x54) + V(0),
+            b"\x40",
+        ]
+
+    def open(self) -> Peer:
+        """A client with an open session."""
+        before = set(self.server.connections)
+        peer = Peer(self.server).open(*self.SETTINGS)
+        (self.connection,) = set(self.server.connections) - before
+        assert peer.fetch(wire.headers(self.CONNECT), fin=False).status == 200
+        self.bidi, self.uni, self.ended = 4, 14, False
+        return peer
+
+    def run(self, data: bytes) -> str:
+        self.checked()
+        peer = self.known
+        answer = None if peer is None else peer.answer(0)
+        over = peer is None or peer.closed or answer is None or answer.fin or answer.reset is not None
+        if over or self.ended or self.bidi > 300 or self.uni > 40:
+            peer = self.known = self.open()
+        assert peer is not None
+        where, fin, rest = (data[0] & 3, bool(data[0] & 0x40), data[1:]) if data else (0, False, b"")
+        if where == 0:  # the body of the CONNECT request
+            peer.send(0, rest, fin)
+            self.ended = fin
+        elif where == 1:  # a new bidirectional stream
+            peer.send(self.bidi, rest, fin)
+            self.bidi += 4
+        elif where == 2:  # a new unidirectional stream
+            peer.send(self.uni, rest, fin)
+            self.uni += 4
+        else:
+            peer.quic.send_datagram_frame(rest[:1000])
+        peer.pump()
+        answer = peer.answer(0)
+        return f"{where} {fin} {ending(self.connection)} {answer.fin} {answer.reset} {answer.stop}"
+
+
 class Capsules(Target):
     """Bodies of capsules: however they are cut, the same comes out."""
 
@@ -296,4 +402,6 @@ class Capsules(Target):
         return f"{[kind for kind, _ in found][:6]} {partial}"
 
 
-TARGETS: dict[str, type[Target]] = {target.name: target for target in (Datagrams, Packets, Fields, Capsules)}
+TARGETS: dict[str, type[Target]] = {
+    target.name: target for target in (Datagrams, Packets, Fields, Sessions, Capsules)
+}

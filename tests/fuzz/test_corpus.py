@@ -11,7 +11,7 @@ from . import corpus_files
 from .__main__ import fuzz
 from .targets import TARGETS
 
-FRESH = {"datagrams": 3000, "packets": 500, "fields": 500, "capsules": 3000}
+FRESH = {"datagrams": 3000, "packets": 500, "fields": 500, "sessions": 500, "capsules": 3000}
 
 
 @pytest.mark.parametrize("name", TARGETS)
