@@ -106,6 +106,9 @@ class TransportConfig:
     max_stream_window: int = integer(
         4 * MIB, "bytes", KIB, _WINDOW, "The most that a stream's receive window grows to."
     )
+    max_packets_per_connection: int = integer(
+        8_000_000, "packets", 1000, 1 << 23, "Packets sent; then the connection closes (RFC 9001 6.6)."
+    )
     max_recv_udp_payload_size: int = integer(
         _UDP_MAX, "bytes", _UDP_MIN, _UDP_MAX, "The largest UDP payload we take, told to the peer."
     )
@@ -475,6 +478,37 @@ class ServerConfig(TransportConfig):
     )
     max_active_downloads_per_conn: int = integer(
         0, "responses", 0, MIB, "Files being sent on one connection, else 503; 0 is no limit."
+    )
+    header_timeout_ms: int = integer(
+        10_000, "ms", 0, _DAY_MS, "A slower header section gets 408 or is reset; 0 waits for ever."
+    )
+    min_body_rate: int = integer(
+        240, "bytes per second", 0, 1 << 30, "A slower request body gets 408 or is reset; 0 takes any."
+    )
+    body_grace_ms: int = integer(
+        5_000, "ms", 0, _DAY_MS, "The time over which the rate of a body is measured; 0 takes any."
+    )
+    send_stall_timeout_ms: int = integer(
+        30_000, "ms", 0, _DAY_MS, "A response is reset whose client takes nothing for this long; 0 waits."
+    )
+    max_connection_age_ms: int = integer(
+        _DAY_MS, "ms", 0, 365 * _DAY_MS, "An older connection gets GOAWAY and drains; 0 is no limit."
+    )
+    max_idle_without_request_ms: int = integer(
+        300_000,
+        "ms",
+        0,
+        365 * _DAY_MS,
+        "The same without a request or datagram for this long; 0 is no limit.",
+    )
+    stream_resets_burst: int = integer(
+        1000, "streams", 0, MIB, "Streams of a connection that end by a reset or stop at once; 0 is no limit."
+    )
+    stream_resets_per_second: int = integer(
+        33, "per second", 0, MIB, "The same in the long run; more close it with H3_EXCESSIVE_LOAD."
+    )
+    max_encoder_stream_bytes: int = integer(
+        4 * KIB, "bytes", 0, MIB, "QPACK encoder instructions of a connection; 0 is no limit."
     )
     max_response_queue_bytes: int = integer(
         256 * KIB, "bytes", 4 * KIB, 1 << 30, "What a response holds before its producer must wait."

@@ -19,8 +19,10 @@ from .errors import (
     InvalidState,
     PayloadTooLarge,
     QuicheH3Error,
+    RequestTimeout,
     StreamClosed,
     StreamReset,
+    TimedOut,
     error_to_status,
 )
 from .headers import Headers
@@ -425,6 +427,20 @@ class Exchange:
 
     def on_stopped(self, code: int) -> None:
         self._broken(StreamReset(code, True))
+
+    def on_too_slow(self) -> None:
+        """The body comes too slowly: 408, or a reset where the response has begun."""
+        error = RequestTimeout("the body came too slowly")
+        if self.response.headers_sent:
+            self.stream.reset(H3ErrorCode.H3_REQUEST_CANCELLED)
+        else:
+            self.dispatcher.answer_error(self.request, self.response, error, self.route)
+        self._broken(error)
+
+    def on_stalled(self) -> None:
+        """Nobody takes the response."""
+        self.stream.reset(H3ErrorCode.H3_REQUEST_CANCELLED)
+        self._broken(TimedOut("the client took nothing of the response"))
 
     def on_closed(self, error: ConnectionClosed) -> None:
         self._broken(error)

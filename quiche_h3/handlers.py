@@ -48,6 +48,7 @@ _REASONS: Final = {
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     413: "Content Too Large",
     414: "URI Too Long",
     425: "Too Early",
@@ -301,7 +302,8 @@ class Dispatcher:
         """In a thread: calls the handler and does what it returns."""
         error: BaseException | None = None
         try:
-            exchange.response.finish_with(exchange.call())
+            if exchange.error is None:  # else it was given up before its turn came
+                exchange.response.finish_with(exchange.call())
         except BaseException as exc:  # SystemExit ends no thread of a pool
             error = exc
         try:

@@ -84,6 +84,8 @@ class ConnectionMetrics:
     """Connections that were not begun, without an answer: too many handshakes were unfinished."""
     handshake_overruns: int = 0
     """Connections given up: the client had sent `max_handshake_bytes`, and its handshake was not complete."""
+    packet_limit_closes: int = 0
+    """Connections closed at `max_packets_per_connection`."""
     connections: int = 0
     """Connections, now."""
     half_open: int = 0
@@ -144,6 +146,22 @@ class Http3Metrics:
     """GOAWAY frames received."""
     goaways_sent: int = 0
     """GOAWAY frames sent."""
+    reset_floods: int = 0
+    """Connections closed with H3_EXCESSIVE_LOAD: too many of their streams were given up, by whomever."""
+    encoder_floods: int = 0
+    """Connections closed because of more than `max_encoder_stream_bytes` on the QPACK encoder stream."""
+    slow_headers: int = 0
+    """Requests ended because their field section was not complete within `header_timeout_ms`."""
+    slow_bodies: int = 0
+    """Requests ended because their body came slower than `min_body_rate`."""
+    stalled_responses: int = 0
+    """Responses reset because the client took nothing for `send_stall_timeout_ms`."""
+    left_by_age: int = 0
+    """Connections that were sent away after `max_connection_age_ms`."""
+    left_by_idleness: int = 0
+    """Connections that were sent away after `max_idle_without_request_ms`."""
+    left_by_packets: int = 0
+    """Connections that were sent away as `max_packets_per_connection` came near."""
     body_bytes_received: int = 0
     """Bytes of request bodies."""
     body_bytes_sent: int = 0

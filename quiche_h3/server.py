@@ -18,6 +18,7 @@ from ._core import quiche_log
 from ._core.connection import Connection
 from ._core.endpoint import Endpoint
 from ._core.fields import Http3Limits
+from ._core.guard import Guard, GuardLimits
 from ._core.hq import HQ_ALPN, Hq
 from ._core.http3 import Http3, Http3Counters, Stream
 from ._core.sockets import open_server_sockets
@@ -76,6 +77,7 @@ class Server(Router):
         self._counters = Http3Counters()
         self._webtransport = WebTransportCounters()
         self._limits = _limits(self.config)
+        self._patience = GuardLimits(self.config)
         self._endpoint: Endpoint | None = None
         self._credentials: Credentials | None = None
         self._driver: Driver | None = None
@@ -141,6 +143,7 @@ class Server(Router):
         self.config = config
         self._dispatch_by(Dispatcher(config, self))
         self._limits = _limits(config)
+        self._patience = GuardLimits(config)
 
     @property
     def address(self) -> Address:
@@ -540,6 +543,7 @@ class Server(Router):
             return hq
         http3 = Http3(connection, self, self._limits, self._counters, server=True)
         connection.context = http3
+        connection.watch = Guard(http3, self._patience)
         if self._credentials is not None and self._credentials.settings.webtransport:
             WebTransport(http3, self._webtransport)
         return http3

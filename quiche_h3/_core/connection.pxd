@@ -40,6 +40,9 @@ cdef struct conn_t:
     sockaddr_storage local
     uint64_t created_at
     uint64_t wake_at         # the protocol wants a turn then; 0 when it wants none
+    uint64_t now             # when its turn began
+    uint64_t watch_at        # its watch looks at it then
+    uint64_t sent            # packets
     uint64_t handshake_bytes # received before the handshake was complete
     uint64_t release_at      # pacing: nothing leaves before; 0 when free
     uint8_t *held            # owned: one packet whose time has not come
@@ -58,6 +61,13 @@ cdef class Protocol:
     cdef int closed(self) except -1
 
 
+cdef class Watch:
+    """What looks at a connection from time to time, behind one narrow interface."""
+
+    cdef uint64_t tick_ns           # the longest that a connection which is at work goes without a look
+    cdef uint64_t look(self, uint64_t now) except 0
+
+
 cdef class Gate:
     """Keeps other threads from quiche while the loop's thread works on it without the GIL."""
 
@@ -74,6 +84,7 @@ cdef class Connection:
     cdef EngineSettings settings
     cdef readonly uint64_t id
     cdef Protocol protocol
+    cdef public Watch watch
     cdef public object state
     cdef public object context
     cdef object _close_reason

@@ -10,10 +10,14 @@ from quiche_h3.errors import ConnectionClosed
 class Protocol: ...
 
 @disjoint_base
+class Watch: ...
+
+@disjoint_base
 class Gate: ...
 
 @disjoint_base
 class Connection:
+    watch: Watch | None
     state: Any
     context: Any
     @property

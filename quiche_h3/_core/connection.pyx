@@ -23,6 +23,11 @@ cdef class Protocol:
         return 0
 
 
+cdef class Watch:
+    cdef uint64_t look(self, uint64_t now) except 0:
+        return now + self.tick_ns
+
+
 cdef class Gate:
     cdef int wait(self) except -1:
         while self.shut:
@@ -59,6 +64,7 @@ cdef class Connection:
         if self.protocol is not None:
             self.protocol.closed()
             self.protocol = None
+        self.watch = None
         quiche_conn_free(self.c.quic)
         self.c.quic = NULL
         free(self.c.held)

@@ -30,6 +30,7 @@ cdef struct engine_counters:
     uint64_t short_initials_dropped
     uint64_t malformed_dropped
     uint64_t handshake_overruns
+    uint64_t packet_limit_closes
     uint64_t packets_received
     uint64_t packets_sent
     uint64_t packets_lost
@@ -69,6 +70,7 @@ cdef class Endpoint:
     cdef readonly bint refusing         # a server that is shutting down accepts nobody
     cdef readonly StatelessAnswers answers
     cdef readonly Admission admission
+    cdef uint64_t packet_limit          # packets sent on one connection
     cdef uint64_t handshake_limit       # bytes a client may send before its handshake is complete
 
     cdef void mark(self, conn_t *c) noexcept nogil
@@ -84,6 +86,7 @@ cdef class Endpoint:
     cdef bint add_cid(self, Connection conn, bytes cid) except -1
     cdef int caught(self, object error, str what) except -1
     cdef int service(self, Connection conn) except -1
+    cdef int watch(self, Connection conn) except -1
     cdef int open_protocol(self, Connection conn) except -1
     cdef int issue_cids(self, conn_t *c) except -1
     cdef int handle_paths(self, Connection conn) except -1

@@ -92,6 +92,7 @@ cdef class Endpoint:
         self.now = monotonic()
         config = settings.config
         self.handshake_limit = config.max_handshake_bytes if server else 1 << 62
+        self.packet_limit = config.max_packets_per_connection
         self.answers = StatelessAnswers(settings, self.now, server=server)
         self.admission = Admission(config, server=server)
 
@@ -532,14 +533,26 @@ cdef class Endpoint:
         try:
             if conn.protocol is None and (c.established or quiche_conn_is_in_early_data(c.quic)):
                 self.open_protocol(conn)
+            c.now = self.now
             if conn.protocol is not None:
                 c.more = conn.protocol.service()
+            if conn.watch is not None:
+                self.watch(conn)
             if c.established:
                 self.handle_paths(conn)
         except BaseException as error:
             self.caught(error, "a connection")
             quiche_conn_close(c.quic, True, 0x102, b"", 0)  # H3_INTERNAL_ERROR
             c.closing = True
+        return 0
+
+    cdef int watch(self, Connection conn) except -1:
+        """A look when its time has come, and within a tick of whatever happens."""
+        cdef conn_t *c = &conn.c
+        if self.now >= c.watch_at:
+            c.watch_at = conn.watch.look(self.now) if c.watch_at else self.now + conn.watch.tick_ns
+        elif c.watch_at > self.now + conn.watch.tick_ns:
+            c.watch_at = self.now + conn.watch.tick_ns
         return 0
 
     cdef int open_protocol(self, Connection conn) except -1:
@@ -599,6 +612,14 @@ cdef class Endpoint:
             at = min(at, c.release_at)
         if c.wake_at:
             at = min(at, c.wake_at)
+        if c.watch_at:
+            at = min(at, c.watch_at)
+        if c.sent >= self.packet_limit and not c.closing:
+            # RFC 9001 6.6: what one key may encrypt. quiche starts no key update.
+            self.n.packet_limit_closes += 1
+            c.closing = True
+            quiche_conn_close(c.quic, True, 0x100, b"packet limit", 12)
+            self.mark(c)
         if not deadlines_set(&self.due, &c.due, at):
             raise MemoryError("no memory for the deadlines")
         return 0
@@ -741,6 +762,7 @@ cdef class Endpoint:
             written = quiche_conn_send(c.quic, out + used, size, &info)
             if written <= 0:
                 break
+            c.sent += 1
             at = <uint64_t>info.at.tv_sec * 1_000_000_000 + <uint64_t>info.at.tv_nsec
             if at > self.now + PACING_GRANULARITY and not c.closing:
                 self.now = monotonic()  # handlers may have taken longer than that

@@ -3,6 +3,7 @@ from quiche_h3._core.connection cimport Connection, Protocol
 from quiche_h3._core.fields cimport FieldSection, Http3Limits
 from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.libquiche cimport quiche_h3_conn, quiche_h3_event
+from quiche_h3._core.stateless cimport token_bucket
 
 
 cdef struct http3_counters:
@@ -17,6 +18,14 @@ cdef struct http3_counters:
     uint64_t datagrams_received
     uint64_t datagrams_sent
     uint64_t datagrams_dropped
+    uint64_t reset_floods
+    uint64_t encoder_floods
+    uint64_t slow_headers
+    uint64_t slow_bodies
+    uint64_t stalled_responses
+    uint64_t left_by_age
+    uint64_t left_by_idleness
+    uint64_t left_by_packets
     uint64_t responses[6]
 
 
@@ -55,6 +64,8 @@ cdef class Http3(Protocol):
     cdef readonly uint64_t highest_request       # the first stream id that was not seen yet
     cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
     cdef bint goaway_sent               # that was said: there was room for it
+    cdef token_bucket resets            # streams given up, by the peer or by us
+    cdef bint flooded                   # there were too many: the connection closes
     cdef list unacknowledged            # from then on: ids of answered requests, some perhaps not acknowledged
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1
     cdef int on_request(self, uint64_t stream_id, FieldSection fields, int result, bint more) except -1
@@ -66,6 +77,7 @@ cdef class Http3(Protocol):
     cdef int failed(self, uint64_t stream_id, object error) except -1
     cdef int open_waiting(self) except -1
     cdef int send_goaway(self) except -1
+    cdef int charge_reset(self) except -1
 
 
 cdef class Stream:

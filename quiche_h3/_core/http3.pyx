@@ -31,6 +31,7 @@ from quiche_h3._core.fields cimport (
 )
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.libc_net cimport ssize_t
+from quiche_h3._core.stateless cimport bucket_init, bucket_take
 
 from quiche_h3.capsules import encode_capsule, encode_varint
 from quiche_h3.errors import (
@@ -114,6 +115,9 @@ cdef class Http3(Protocol):
         self.refuse_from = -1
         self.unacknowledged = []
         self.resetting = []
+        if server:
+            config = connection.settings.config
+            bucket_init(&self.resets, config.stream_resets_per_second, config.stream_resets_burst, connection.c.now)
 
     def __dealloc__(self):
         if self.h3 != NULL:
@@ -133,6 +137,9 @@ cdef class Http3(Protocol):
         cdef uint64_t code
         cdef Stream stream
         if self.h3 == NULL:
+            return False
+        if self.flooded:  # the GOAWAY went out in the turn before
+            self.connection.close(<uint64_t>H3ErrorCode.H3_EXCESSIVE_LOAD, b"too many resets")
             return False
         if self.resetting:
             for stream, code in self.resetting:
@@ -170,7 +177,7 @@ cdef class Http3(Protocol):
         if quiche_conn_dgram_recv_queue_len(self.connection.c.quic) > 0:
             raw = []
             more = self.read_datagrams(raw)
-        while left > 0:
+        while left > 0 and not self.flooded:
             stream_id = quiche_h3_conn_poll(self.h3, self.connection.c.quic, &event)
             if stream_id < 0:
                 break  # DONE, or a protocol error for which quiche has closed the connection itself
@@ -187,7 +194,7 @@ cdef class Http3(Protocol):
             self.open_waiting()
         if self.refuse_from >= 0 and not self.goaway_sent:
             self.send_goaway()
-        return left == 0 or more or len(self.resetting) > 0
+        return left == 0 or more or len(self.resetting) > 0 or self.flooded
 
     cdef int failed(self, uint64_t stream_id, object error) except -1:
         """A handler raised where nobody can catch it: its stream is given up, nothing else."""
@@ -253,6 +260,7 @@ cdef class Http3(Protocol):
         stream = self.streams.get(stream_id)
         if kind == QUICHE_H3_EVENT_RESET:
             self.counters.n.resets_received += 1
+            self.charge_reset()
             if stream is None:
                 # Nobody serves it any more; our half must go too, or its credit never comes back.
                 quiche_conn_stream_shutdown(self.connection.c.quic, stream_id, QUICHE_SHUTDOWN_WRITE, code)
@@ -479,6 +487,39 @@ cdef class Http3(Protocol):
     def datagrams_enabled_by_peer(self):
         """HTTP datagrams may be sent: both sides announced them (RFC 9297 2.1.1)."""
         return self.announced_datagrams and self.h3 != NULL and quiche_h3_dgram_enabled_by_peer(self.h3, self.connection.c.quic)
+
+    cdef int charge_reset(self) except -1:
+        """Streams given up cost the peer nothing, and us a request: a server takes so many, whoever gives them up.
+
+        A peer can make us reset, too (CVE-2025-8671). When there were too many no event is looked at any more, so
+        that no handler starts; GOAWAY goes out in this turn, H3_EXCESSIVE_LOAD in the next.
+        """
+        if not self.server or self.flooded or bucket_take(&self.resets, self.connection.c.now):
+            return 0
+        self.flooded = True
+        self.counters.n.reset_floods += 1
+        self.goaway()
+        self.connection.touch()
+        return 0
+
+    def refuse_incomplete(self, uint64_t stream_id):
+        """A request whose field section is not complete gets 408 where there is room for it, and ends."""
+        cdef Stream stream = Stream.__new__(Stream)
+        if self.h3 == NULL:
+            return
+        stream.http3 = self
+        stream.id = stream_id
+        stream.receiving = stream.sending = True
+        try:
+            stream.send_head([(b":status", b"408"), (b"content-length", b"0")], True)
+        except QuicheH3Error:
+            pass  # then it is only reset
+        if stream.sending:
+            stream.reset(CANCELLED)
+            return
+        stream.broken = True
+        self.charge_reset()
+        stream.stop_receiving(CANCELLED)
 
     # Shutdown
 
@@ -775,6 +816,7 @@ cdef class Stream:
         """STOP_SENDING came: the peer wants no more of what we send."""
         if not self.sending:
             return 0
+        self.http3.charge_reset()
         self.drop_sending()
         if self.handler is not None:
             self.handler.on_stopped(code)
@@ -802,6 +844,7 @@ cdef class Stream:
             self.sending = self.receiving = False
             return
         self.http3.counters.n.resets_sent += 1
+        self.http3.charge_reset()
         if self.receiving:
             quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_READ, code)
         if self.sending:

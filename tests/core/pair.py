@@ -244,7 +244,13 @@ class Pair:
         self.certificate = certificate
         # The one client stands for many.
         unlimited = dict.fromkeys(
-            ("max_connections_per_address", "max_half_open_per_address", "new_connections_per_address"), 0
+            (
+                "max_connections_per_address",
+                "max_half_open_per_address",
+                "new_connections_per_address",
+                "stream_resets_burst",
+            ),
+            0,
         )
         self.server_config = ServerConfig(**{**unlimited, **(server or {})})
         self.server = self.new_server()
