@@ -197,6 +197,46 @@ class HandlerMetrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebTransportMetrics:
+    """WebTransport sessions, their streams and datagrams."""
+
+    sessions: int = 0
+    """Sessions that were established."""
+    sessions_active: int = 0
+    """Of these, open now."""
+    sessions_rejected: int = 0
+    """CONNECT requests that became no session: by their handler, their origin, or a limit."""
+    sessions_idle: int = 0
+    """Sessions closed because nothing had moved for `wt_session_idle_ms`."""
+    streams_opened: int = 0
+    """Streams that we have opened."""
+    streams_accepted: int = 0
+    """Streams of the peers that were taken."""
+    streams_refused: int = 0
+    """Streams of the peers that were not: over a limit, or of no session."""
+    streams_active: int = 0
+    """Streams of both, now."""
+    streams_peak: int = 0
+    """The most streams that one session had at once."""
+    bytes_received: int = 0
+    """Bytes read from streams."""
+    bytes_sent: int = 0
+    """Bytes written to streams."""
+    datagrams_received: int = 0
+    """Datagrams of sessions received."""
+    datagrams_sent: int = 0
+    """Datagrams sent."""
+    datagrams_dropped: int = 0
+    """Datagrams dropped: too many waited, came too fast or without a session, or the send queue was full."""
+    resets_received: int = 0
+    """Streams that peers reset or stopped."""
+    resets_sent: int = 0
+    """Streams that our handlers reset or stopped."""
+    reset_codes: Mapping[str, int] = field(default_factory=dict)
+    """The received ones by code: the application's as a number, others in hexadecimal, at most 64 codes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
     """A snapshot of everything that is counted."""
 
@@ -204,6 +244,7 @@ class Metrics:
     connections: ConnectionMetrics = field(default_factory=ConnectionMetrics)
     http3: Http3Metrics = field(default_factory=Http3Metrics)
     handlers: HandlerMetrics = field(default_factory=HandlerMetrics)
+    webtransport: WebTransportMetrics = field(default_factory=WebTransportMetrics)
 
     @classmethod
     def collect(
@@ -213,6 +254,7 @@ class Metrics:
         active: Iterable[Mapping[str, Any]] = (),
         http3: Mapping[str, Any] | None = None,
         handlers: Mapping[str, int] | None = None,
+        webtransport: Mapping[str, Any] | None = None,
     ) -> Metrics:
         """A snapshot of the counters that the layers keep; a counter that is not given is 0.
 
@@ -238,6 +280,7 @@ class Metrics:
             connections=ConnectionMetrics(**connections, rtt=RttMetrics.of(rtts)),
             http3=Http3Metrics(**(http3 or {})),
             handlers=HandlerMetrics(**(handlers or {})),
+            webtransport=WebTransportMetrics(**(webtransport or {})),
         )
 
     def as_dict(self) -> dict[str, dict[str, Any]]:

@@ -611,8 +611,14 @@ class Server(Router):
             raise InvalidState("the server is not bound yet")
         endpoint, sockets = self._endpoint.counters()
         active = [connection.stats() for connection in self.connections]
-        counters = self._counters.as_dict()
-        return Metrics.collect(endpoint, sockets, active, counters, self._dispatcher.counters()).as_dict()
+        return Metrics.collect(
+            endpoint,
+            sockets,
+            active,
+            self._counters.as_dict(),
+            self._dispatcher.counters(),
+            self._webtransport.as_dict(),
+        ).as_dict()
 
 
 def _limits(config: ServerConfig) -> Http3Limits:

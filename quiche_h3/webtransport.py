@@ -587,13 +587,15 @@ class WebTransportSession(SessionBase):
         while data := self.stream.recv():
             if self.over:
                 if self.close_info is not None and self.close_info.remote:
-                    self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)  # section 5: nothing follows the close
+                    self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
                 continue
             try:
                 for kind, value in self._reader.feed(data):
                     self._capsule(kind, value)
             except CapsuleError as error:
                 self.abort(H3ErrorCode.H3_MESSAGE_ERROR, error)
+            if self.over and self._reader.partial:  # section 5: nothing follows the close
+                self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
 
     def _capsule(self, kind: int, value: bytes) -> None:
         if self.over:

@@ -30,7 +30,7 @@ def test_snapshot_of_counters() -> None:
         handlers={"started": 6, "rejected_503": 1},
     )
     values = json.loads(json.dumps(snapshot.as_dict()))
-    assert list(values) == ["engine", "connections", "http3", "handlers"]
+    assert list(values) == ["engine", "connections", "http3", "handlers", "webtransport"]
     engine, connections = values["engine"], values["connections"]
     assert (engine["datagrams_sent"], engine["bytes_received"], engine["retries_sent"]) == (110, 1230, 1)
     assert engine["send_errors"] == {"EPERM": 3, "EMSGSIZE": 4}
@@ -46,6 +46,7 @@ def test_counters_start_at_zero() -> None:
     values = Metrics().as_dict()
     assert values["connections"].pop("rtt") == {"min_ms": None, "mean_ms": None, "max_ms": None}
     assert values["engine"].pop("send_errors") == values["http3"].pop("responses") == {}
+    assert values["webtransport"].pop("reset_codes") == {}
     assert {number for group in values.values() for number in group.values()} == {0}
     assert Metrics.collect({}) == Metrics()
 
@@ -61,6 +62,8 @@ def test_undeclared_counters_are_refused() -> None:
         Metrics.collect({}, http3=counter)
     with pytest.raises(TypeError, match="no_such_counter"):
         Metrics.collect({}, handlers=counter)
+    with pytest.raises(TypeError, match="no_such_counter"):
+        Metrics.collect({}, webtransport=counter)
 
 
 def test_rtt_of_one_connection() -> None:
@@ -83,7 +86,7 @@ def test_a_snapshot_does_not_change() -> None:
 def test_every_counter_says_what_it_counts() -> None:
     """Each counter has a docstring below it."""
     tree = ast.parse(Path(metrics.__file__).read_text("utf-8"))
-    groups = ("EngineMetrics", "ConnectionMetrics", "Http3Metrics", "HandlerMetrics")
+    groups = ("EngineMetrics", "ConnectionMetrics", "Http3Metrics", "HandlerMetrics", "WebTransportMetrics")
     for cls in (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in groups):
         for before, after in zip(cls.body, [*cls.body[1:], None], strict=True):
             if isinstance(before, ast.AnnAssign):

@@ -126,19 +126,26 @@ class WebTransportClient(QuicConnectionProtocol):
         self.closed_with: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def connect_session(
-        self, path: str, *, protocol: bytes = b"webtransport", fields: list[tuple[bytes, bytes]] | None = None
+        self,
+        path: str,
+        *,
+        protocol: bytes = b"webtransport",
+        fields: list[tuple[bytes, bytes]] | None = None,
+        head: dict[bytes, bytes | None] | None = None,
     ) -> PeerSession:
-        """Sends the CONNECT."""
+        """Sends the CONNECT, or whatever `head` makes of it."""
         session_id = self._quic.get_next_available_stream_id()
         session = self.sessions[session_id] = PeerSession(self, session_id)
-        head = [
-            (b":method", b"CONNECT"),
-            (b":scheme", b"https"),
-            (b":authority", b"localhost"),
-            (b":path", path.encode()),
-            (b":protocol", protocol),
-        ]
-        self.http.send_headers(session_id, head + (fields or []))
+        pseudo = {
+            b":method": b"CONNECT",
+            b":scheme": b"https",
+            b":authority": b"localhost",
+            b":path": path.encode(),
+            b":protocol": protocol,
+            **(head or {}),
+        }
+        pairs = [(name, value) for name, value in pseudo.items() if value is not None]
+        self.http.send_headers(session_id, pairs + (fields or []), pseudo[b":method"] != b"CONNECT")
         self.transmit()
         return session
 

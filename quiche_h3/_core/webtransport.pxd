@@ -20,6 +20,7 @@ cdef struct webtransport_counters:
     uint64_t streams_accepted
     uint64_t streams_refused
     uint64_t streams_active
+    uint64_t streams_peak
     uint64_t bytes_received
     uint64_t bytes_sent
     uint64_t datagrams_received

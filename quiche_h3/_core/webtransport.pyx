@@ -314,6 +314,7 @@ cdef class WebTransport(Claims):
         self.streams[stream.id] = stream
         stream.session.streams[stream.id] = stream
         self.counters.n.streams_active += 1
+        self.counters.n.streams_peak = max(self.counters.n.streams_peak, <uint64_t>len(stream.session.streams))
         return 0
 
     cdef int read_all(self) except -1:
