@@ -43,6 +43,10 @@ class Browser:
         """
         return self._loop.run_until_complete(self._run(url, scenarios))
 
+    def close(self) -> None:
+        """Ends the browser before its launcher does."""
+        self._loop.run_until_complete(self._browser.close())
+
     async def _run(self, url: str, scenarios: Sequence[Scenario[T]]) -> list[T]:
         return list(await asyncio.gather(*(self._scenario(url, scenario) for scenario in scenarios)))
 

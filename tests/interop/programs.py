@@ -130,11 +130,15 @@ class AioquicPeer(Peer):
         super().__init__([sys.executable, "-m", "interop"], ca)
 
 
-def build_go() -> Path:
-    """Return the quic-go program, built when need be; raise FileNotFoundError where Go cannot be had."""
-    done = subprocess.run([HERE / "go" / "build.sh"], capture_output=True, text=True, check=False)
+def build_go(directory: str = "go", modfile: str = "go.mod") -> Path:
+    """Return a Go program, quic-go's or another, built when need be.
+
+    Raises FileNotFoundError where Go cannot be had.
+    """
+    command = [str(HERE / "go" / "build.sh"), directory, modfile]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 127:
         raise FileNotFoundError(done.stderr.strip())
     if done.returncode != 0:
-        raise RuntimeError(f"the quic-go peer does not build:\n{done.stderr}")
+        raise RuntimeError(f"the Go peer does not build:\n{done.stderr}")
     return Path(done.stdout.strip())
