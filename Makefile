@@ -6,6 +6,8 @@ VENV   ?= .venv
 PORT   ?= 4433
 # Options for pytest, for example: make test-quick PYTEST='-k routing -x'
 PYTEST ?= -q
+# Options for `make interop`: INTEROP=--help has them.
+INTEROP ?=
 # Options for the benchmarks: `python -m bench --help` has them.
 BENCH  ?=
 # Options for the fuzzer: `python -m fuzz --help` in tests has them.
@@ -62,6 +64,10 @@ bench: build ## compare with other servers; BENCH='--quick --only 1x100', for ex
 bench-micro: build ## time the parts of a request, and compare with the baseline
 	@$(bin)/python -m pytest bench/micro --benchmark-storage=file://bench/micro/baseline \
 	    --benchmark-compare --benchmark-columns=min,median $(PYTEST)
+
+.PHONY: interop
+interop: build ## run the QUIC interop runner's table of cases; INTEROP='--case retry', for example
+	@PYTHONPATH=tests:. $(bin)/python -m interop.matrix $(INTEROP)
 
 .PHONY: build
 build: $(VENV)/.installed ## bring the extension modules up to date

@@ -1,8 +1,6 @@
 # What makes handlers.py compiled: the dispatcher's slots. Exchanges stay ordinary objects.
 
 cimport cython
-from quiche_h3._core.fields cimport FieldSection
-from quiche_h3._core.http3 cimport Stream
 from quiche_h3.request cimport Request
 from quiche_h3.response cimport Response
 
@@ -27,8 +25,8 @@ cdef class Dispatcher:
     cdef bint _log_all
     cdef public bint raw_datagrams
 
+    # The stream is one of HTTP/3 or of HTTP/0.9, and so are its fields.
     @cython.locals(
-        fields=FieldSection, request=Request, response=Response, table=dict, method=bytes, target=bytes, path=bytes,
-        kind=int, arity=int)
-    cpdef request(self, Stream stream)
-    cpdef admit(self, Stream stream)
+        request=Request, response=Response, table=dict, method=bytes, target=bytes, path=bytes, kind=int, arity=int)
+    cpdef request(self, stream)
+    cpdef admit(self, stream)

@@ -234,6 +234,17 @@ cdef class Connection:
         self.c.closing = True  # nothing paces a close: the loop may end before its time came
         self.touch()
 
+    def update_key(self):
+        """Begins a key update (RFC 9001 6). Returns False where that is not allowed.
+
+        That is before the handshake is confirmed, and until the previous update is over: three probe timeouts after
+        the peer has answered it.
+        """
+        begun = self.quic() != NULL and quiche_h3_conn_update_key(self.c.quic)
+        if begun:
+            self.send_ping()  # tells the peer at once
+        return begun
+
     def send_ping(self):
         """Sends an ack-eliciting packet, which keeps an idle connection alive."""
         if self.quic() != NULL:

@@ -298,6 +298,7 @@ cdef extern from "quiche.h" nogil:
 
 cdef extern from "quiche_h3_extra.h" nogil:
     uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)
+    bint quiche_h3_conn_update_key(quiche_conn *conn)
     void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id)
     int quiche_h3_config_set_additional_settings(quiche_h3_config *config, const uint64_t *pairs, size_t n)
     int quiche_h3_config_claim_streams(quiche_h3_config *config, c_bool enabled)

@@ -65,7 +65,7 @@ def fetch(root: Path, env: Mapping[str, str], options: dict[str, Any], case: Cas
         raise ValueError("REQUESTS names nothing to fetch")
     config = ClientConfig(cafile=str(root / "certs/ca.pem"), connect_timeout_ms=180_000, **options)
     config.validate()
-    problem = Client(config, root / "downloads").run(case.plan, urls)
+    problem = Client(config, root / "downloads", case.update_key).run(case.plan, urls)
     if problem is not None:
         print(f"client: {problem}", file=sys.stderr)
     return 0 if problem is None else 1

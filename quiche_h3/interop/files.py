@@ -119,7 +119,7 @@ def rounds(plan: Plan, urls: Sequence[Url]) -> list[Round]:
 class Client:
     """Fetches URLs, one connection after the other. `run()` is called once."""
 
-    def __init__(self, config: ClientConfig, downloads: Path) -> None:
+    def __init__(self, config: ClientConfig, downloads: Path, update_key: bool = False) -> None:
         self._downloads = downloads
         self._limits = Http3Limits(**_LIMITS)
         self._counters = Http3Counters()
@@ -134,6 +134,7 @@ class Client:
         self._connection: Connection | None = None
         self._waiting: set[Download] = set()
         self._ticket: bytes | None = None
+        self._update_key = update_key
         self._problem: str | None = None
 
     def run(self, plan: Plan, urls: Sequence[Url]) -> str | None:
@@ -176,6 +177,8 @@ class Client:
         if self._problem is None and self._waiting and not connection.closed:
             if connection.in_early_data and connection.context is None:
                 self._endpoint.mark_dirty(connection)  # 0-RTT keys came with the first flight: use them
+            if self._update_key and connection.update_key():
+                self._update_key = False
             return
         if self._problem is None and self._round.keep_ticket:
             self._ticket = connection.session

@@ -34,6 +34,10 @@ uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event);
 // end. To be called after the send side was reset, or the receive side shut down: HTTP/3 sees neither by itself.
 void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id);
 
+// Begins a key update (RFC 9001 section 6). Returns false where that is not allowed: before the handshake is confirmed,
+// and until the previous update is over, three probe timeouts after the peer has answered it.
+bool quiche_h3_conn_update_key(quiche_conn *conn);
+
 // Claimed streams: what WebTransport needs (draft-ietf-webtrans-http3 sections 4.2 and 4.3). Off by default.
 //
 // When enabled, a unidirectional stream of the peer that begins with 0x54, and a bidirectional one that begins
@@ -93,6 +97,11 @@ static inline void quiche_h3_conn_stream_discard(quiche_h3_conn *h3,
     (void)h3;
     (void)conn;
     (void)stream_id;
+}
+
+static inline bool quiche_h3_conn_update_key(quiche_conn *conn) {
+    (void)conn;
+    return false;
 }
 
 static inline int quiche_h3_config_claim_streams(quiche_h3_config *config,

@@ -48,6 +48,13 @@ pub unsafe extern "C" fn quiche_h3_event_reset_code(event: *const h3::Event) -> 
 }
 
 /// # Safety
+/// `conn` came from quiche and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_update_key(conn: *mut Connection) -> bool {
+    (*conn).initiate_key_update().is_ok()
+}
+
+/// # Safety
 /// `h3` and `conn` came from quiche, belong together and are not in use elsewhere during the call.
 #[no_mangle]
 pub unsafe extern "C" fn quiche_h3_conn_stream_discard(

@@ -7,6 +7,7 @@ mod fragments;
 mod frames;
 mod h3_server;
 mod http3_codes;
+mod key_update;
 mod make_room_for_paths;
 mod memory;
 mod pair;

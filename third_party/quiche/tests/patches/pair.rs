@@ -61,15 +61,24 @@ impl Pair {
     pub fn established_with(change: impl FnOnce(&mut Config)) -> Pair {
         let mut server_config = config();
         change(&mut server_config);
-        let (client, server) = (CLIENT.parse().unwrap(), SERVER.parse().unwrap());
-        let (cid, scid) = (ConnectionId::from_ref(&[1; 16]), ConnectionId::from_ref(&[2; 16]));
-        let mut pair = Pair {
-            client: connect(Some("quic.tech"), &cid, client, server, &mut config()).unwrap(),
-            server: accept(&scid, None, server, client, &mut server_config).unwrap(),
-        };
+        let mut pair = Pair::between(&mut server_config);
         pair.settle();
         assert!(pair.client.is_established() && pair.server.is_established());
         pair
+    }
+
+    /// Before the first packet.
+    pub fn new() -> Pair {
+        Pair::between(&mut config())
+    }
+
+    fn between(server_config: &mut Config) -> Pair {
+        let (client, server) = (CLIENT.parse().unwrap(), SERVER.parse().unwrap());
+        let (cid, scid) = (ConnectionId::from_ref(&[1; 16]), ConnectionId::from_ref(&[2; 16]));
+        Pair {
+            client: connect(Some("quic.tech"), &cid, client, server, &mut config()).unwrap(),
+            server: accept(&scid, None, server, client, server_config).unwrap(),
+        }
     }
 
     /// Carries packets to and fro until neither side has one.
