@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_chec
 from .body import CHUNK
 from .capsules import CapsuleReader
 from .datagrams import DatagramQueue, capsule_reader
-from .errors import CapsuleError, ConnectionClosed, H3ErrorCode, InvalidState, QuicheH3Error, StreamReset
+from .errors import (
+    CapsuleError,
+    ConnectionClosed,
+    H3ErrorCode,
+    InvalidState,
+    MalformedMessage,
+    QuicheH3Error,
+    StreamReset,
+)
 from .headers import Headers, Pair, encode_header
 from .request import Priority
 from .urls import Origin, check_method, parse_url, request_target
@@ -28,6 +36,7 @@ QUEUE_BYTES: Final = 262_144
 """What a request's body may hold beside QUIC's own buffers before whoever writes it waits."""
 DATAGRAMS: Final = 1024
 """Datagrams that a request holds for whoever takes them; then the oldest is dropped."""
+MAX_INTERIM: Final = 100
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 9.2.1
 _MAX_FIELDS: Final = 250
 _NOT_SENT: Final = (1 << 64) - 1
@@ -178,7 +187,17 @@ class ClientExchange:
     def take(self, size: int) -> bytes:
         if self.error is not None and not self._finished:
             raise self.error
-        return self.stream.recv(size)
+        chunk = self.stream.recv(size)
+        fields = self.stream.fields
+        if fields is not None and 0 <= fields.content_length < self.stream.bytes_received:
+            self._refuse("the body is longer than its content-length")
+            raise self.error or StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False)
+        return chunk
+
+    def _refuse(self, problem: str) -> None:
+        """The response is malformed (RFC 9114 4.1.2)."""
+        self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
+        self.fail(MalformedMessage(problem))
 
     def when_readable(self, callback: Callable[[], None]) -> None:
         if self.error is not None or not self.stream.receiving:
@@ -267,7 +286,12 @@ class ClientExchange:
 
     def on_headers(self, fields: FieldSection, interim: bool) -> None:
         if interim:
-            self.interim.append(Interim(fields.status, Headers(fields.pairs())))
+            if fields.status == 101:
+                self._refuse("101 does not exist in HTTP/3 (RFC 9114 4.5)")
+            elif len(self.interim) >= MAX_INTERIM:
+                self.cancel(H3ErrorCode.H3_EXCESSIVE_LOAD)
+            else:
+                self.interim.append(Interim(fields.status, Headers(fields.pairs())))
         elif not self.head.done():
             self.head.set_result(fields)
 
@@ -280,12 +304,14 @@ class ClientExchange:
 
     def on_finished(self) -> None:
         fields = self.stream.fields
-        cut = self._capsules is not None and self._capsules.partial
-        if fields is None or cut or not self._is_complete(fields):
-            # RFC 9114 4.1.2: no final response, or another length than announced: the message is malformed.
-            # RFC 9297 3.3: so it is when a capsule is cut off.
-            self.stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
-            self.fail(StreamReset(H3ErrorCode.H3_MESSAGE_ERROR, False))
+        if fields is None:
+            self._refuse("it has no final response")
+            return
+        if self._capsules is not None and self._capsules.partial:
+            self._refuse("a capsule is cut off")  # RFC 9297 3.3
+            return
+        if problem := self._length_problem(fields):
+            self._refuse(problem)
             return
         self._finished = True
         if self._datagrams is not None:
@@ -293,14 +319,17 @@ class ClientExchange:
         self._wake_reader()
         self._look_whether_over()
 
-    def _is_complete(self, fields: FieldSection) -> bool:
-        expected = fields.content_length
-        return (
-            expected < 0
-            or expected == self.stream.bytes_received
-            or self._head_only  # RFC 9110 8.6: the length that the body would have
-            or fields.status == 304
-        )
+    def _length_problem(self, fields: FieldSection) -> str | None:
+        """What is wrong with the length of the body, if anything."""
+        expected, received = fields.content_length, self.stream.bytes_received
+        if self._head_only or fields.status in (
+            204,
+            304,
+        ):  # RFC 9110 8.6: the length that the body would have
+            return "it has a body that its status or method does not allow" if received else None
+        if expected < 0 or expected == received:
+            return None
+        return f"the body has {received} bytes, its content-length is {expected}"
 
     def on_drained(self) -> None:
         self._wake_writer()
@@ -315,7 +344,11 @@ class ClientExchange:
         self._look_whether_over()
 
     def on_reset(self, code: int) -> None:
-        self.fail(StreamReset(code, True), code == H3ErrorCode.H3_REQUEST_REJECTED)
+        malformed = self.stream.malformed
+        if malformed is not None:
+            self.fail(MalformedMessage(malformed))
+        else:
+            self.fail(StreamReset(code, True), code == H3ErrorCode.H3_REQUEST_REJECTED)
 
     def on_closed(self, error: ConnectionClosed) -> None:
         self.fail(error, not self.sent)

@@ -513,6 +513,7 @@ class ServerConfig(TransportConfig):
     max_response_queue_bytes: int = integer(
         256 * KIB, "bytes", 4 * KIB, 1 << 30, "What a response holds before its producer must wait."
     )
+    date_header: bool = flag(True, "Send a date field with every response (RFC 9110 6.6.1).")
     server_header: str | None = text(None, "Value of the Server field of responses.")
 
     # Handlers

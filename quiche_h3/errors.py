@@ -285,6 +285,23 @@ class WebTransportStreamReset(StreamReset):
         return f"stream reset by the peer: {what}"
 
 
+class MalformedMessage(StreamReset):
+    """The peer's message breaks the rules of HTTP (RFC 9114 4.1.2): we reset it with H3_MESSAGE_ERROR.
+
+    `problem` says what is wrong with it.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(H3ErrorCode.H3_MESSAGE_ERROR, False)
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[MalformedMessage], tuple[str]]:
+        return type(self), (self.problem,)
+
+    def __str__(self) -> str:
+        return f"the message is malformed: {self.problem}"
+
+
 class ConnectionClosed(StreamingError, DatagramError):
     """The connection is closed.
 
@@ -417,6 +434,10 @@ class MethodNotAllowed(HandlerError):
         return "Method not allowed" + (f"; allowed: {', '.join(self.allowed)}" if self.allowed else "")
 
 
+class ProtocolNotImplemented(HandlerError):
+    """Nobody here speaks this protocol."""
+
+
 class RequestTimeout(HandlerError):
     """The request was not complete in time."""
 
@@ -494,6 +515,7 @@ _STATUS: Final[dict[type[BaseException], int]] = {
     TooEarly: 425,
     TooManyRequests: 429,
     RequestHeaderFieldsTooLarge: 431,
+    ProtocolNotImplemented: 501,
     StreamBlocked: 503,
     WouldBlock: 503,
     Done: 503,

@@ -17,6 +17,7 @@ from .errors import (
     DatagramError,
     H3ErrorCode,
     InvalidState,
+    MalformedMessage,
     PayloadTooLarge,
     QuicheH3Error,
     RequestTimeout,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .handlers import Dispatcher
 
 log: Final = logging.getLogger("quiche_h3")
+_CONTINUE: Final = [(b":status", b"100")]
 
 
 async def _await(result: Any) -> Any:
@@ -66,6 +68,7 @@ class Exchange:
         "_buffer",
         "_capsules",
         "_datagrams",
+        "_expects_continue",
         "_started",
         "_task",
         "dispatcher",
@@ -102,6 +105,7 @@ class Exchange:
         )
         self._capsules: CapsuleReader | None = None
         self._datagrams: DatagramQueue | None = None
+        self._expects_continue = stream.fields.expect_continue
         self._started = time.monotonic()
         stream.handler = self
 
@@ -116,6 +120,8 @@ class Exchange:
         """Body bytes that are there now. Raises what broke the stream."""
         if self.error is not None:
             raise self.error
+        if self._expects_continue:
+            self._say_continue()
         chunk = self.stream.recv(size)
         if not self.length_is_right(ended=False) and self.error is not None:
             raise self.error
@@ -204,6 +210,8 @@ class Exchange:
             self.response.hold_fin = self.stream.receiving
             self._take_datagrams(self._call_back)
         if kind is HandlerKind.PLAIN and not at_once:
+            if self._expects_continue:
+                self._say_continue()
             self._buffer = []  # called when the body is complete
             return
         self.running = True
@@ -219,6 +227,12 @@ class Exchange:
         else:
             self.request.body = AsyncBody(self, limit=limit)
             self._attempt(lambda: self.finish(self.call()))
+
+    def _say_continue(self) -> None:
+        """The body is wanted: a client that waits to be told so sends it now (RFC 9110 10.1.1)."""
+        self._expects_continue = False
+        if not self.response.headers_sent and self.stream.sending and self.stream.bytes_received == 0:
+            self.stream.send_headers(_CONTINUE)
 
     def call(self) -> Any:
         """Calls the handler with as many arguments as it takes."""
@@ -423,7 +437,8 @@ class Exchange:
         self.dispatcher.log_access(self.request, self.response, self._started)
 
     def on_reset(self, code: int) -> None:
-        self._broken(StreamReset(code, True))
+        malformed = self.stream.malformed
+        self._broken(StreamReset(code, True) if malformed is None else MalformedMessage(malformed))
 
     def on_stopped(self, code: int) -> None:
         self._broken(StreamReset(code, True))

@@ -21,7 +21,9 @@ from .errors import (
     HandlerError,
     InvalidState,
     MethodNotAllowed,
+    NotFound,
     PayloadTooLarge,
+    ProtocolNotImplemented,
     QuicheH3Error,
     ServiceUnavailable,
     StreamClosed,
@@ -33,9 +35,9 @@ from .exchange import Exchange
 from .logs import log_access
 from .request import Request
 from .response import Response
-from .routing import ErrorHandler, HandlerKind, Route, Router
+from .routing import ErrorHandler, HandlerKind, Match, Route, Router
 from .threads import BlockingResponse, HandlerThreads, ThreadStream
-from .webtransport_server import Sessions
+from .webtransport_server import PROTOCOLS, Sessions
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,6 +56,7 @@ _REASONS: Final = {
     425: "Too Early",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
+    501: "Not Implemented",
     503: "Service Unavailable",
 }
 
@@ -116,7 +119,7 @@ class Dispatcher:
         route = None if table is None else table.get(method)
         try:
             if route is None:
-                match = self.router.resolve(method, path)
+                match = self._resolve(method, path, fields.protocol)
                 route = match.route
                 request.params = match.params
                 if route is None:
@@ -176,6 +179,15 @@ class Dispatcher:
             exchange.route = route
             if exchange.producer is None:
                 exchange.done()
+
+    def _resolve(self, method: bytes, path: bytes, protocol: bytes | None) -> Match:
+        try:
+            return self.router.resolve(method, path)
+        except (NotFound, MethodNotAllowed):
+            if protocol is None or protocol in PROTOCOLS:
+                raise
+            # RFC 9220 3: extended CONNECT for a protocol that no route may speak
+            raise ProtocolNotImplemented(f"nobody speaks {protocol.decode('latin-1')} here") from None
 
     def refused(self, stream: Stream, status: int) -> None:
         """A request that is malformed or over a limit: it gets its status and nothing else."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .datagrams import AsyncDatagrams
 from .errors import (
+    HeaderInvalid,
     HeadersAlreadySent,
     InvalidRedirectStatus,
     InvalidState,
@@ -34,6 +35,7 @@ _STATUS: Final = {code: (b":status", b"%d" % code) for code in range(100, 600)}
 _OK: Final = _STATUS[200]
 _REDIRECTS: Final = frozenset({300, 301, 302, 303, 305, 307, 308})
 _BODILESS: Final = frozenset({204, 205, 304})
+_NO_TRAILERS: Final = frozenset({b"content-length", b"host", b"te", b"trailer"})  # RFC 9110 6.5.1
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 _BYTES: Final = (b"content-type", b"application/octet-stream")
 _JSON: Final = (b"content-type", b"application/json")
@@ -202,9 +204,12 @@ class Response:
         if not self.headers_sent:
             if self._status in _BODILESS:
                 self._check_bodiless(chunk)
-            elif not self.hold_fin and not self._has(b"content-length"):
-                size = len(chunk)
-                self._headers.append(_LENGTHS[size] if size < 4096 else (b"content-length", b"%d" % size))
+            elif not self._has(b"content-length"):
+                if not self.hold_fin:
+                    size = len(chunk)
+                    self._headers.append(_LENGTHS[size] if size < 4096 else (b"content-length", b"%d" % size))
+            elif chunk:
+                self._check_length(len(chunk))
             if self._head_only:
                 chunk = b""
             self._send_head(not chunk and not self.hold_fin)
@@ -220,6 +225,8 @@ class Response:
     def send_trailers(self, trailers: HeaderItems) -> None:
         """Sends fields after the body (RFC 9114 4.1), which ends the response."""
         pairs = _pairs(trailers)
+        if any(name in _NO_TRAILERS for name, _ in pairs):
+            raise HeaderInvalid(f"trailers cannot hold {sorted(n.decode() for n in _NO_TRAILERS)}")
         self._start_body(b"")
         if self._head_only or not pairs:
             self._stream.finish()
@@ -405,6 +412,16 @@ class Response:
     def _check_bodiless(self, chunk: bytes) -> None:
         if chunk:
             raise InvalidState(f"a response with status {self._status} has no body (RFC 9110 15)")
+        if self._status == 204:  # RFC 9110 8.6
+            self._headers = [pair for pair in self._headers if pair[0] != b"content-length"]
+
+    def _check_length(self, size: int) -> None:
+        """Before anything is sent: a body as long as the program has announced (RFC 9114 4.1.2)."""
+        announced = b"".join(value for name, value in self._headers if name == b"content-length")
+        if announced != b"%d" % size and not self._head_only:
+            raise InvalidState(
+                f"the body has {size} bytes, its content-length is {announced.decode('latin-1')}"
+            )
 
     def _start_body(self, chunk: bytes) -> None:
         if self.ended:
@@ -416,8 +433,8 @@ class Response:
         self._send_head(False)
 
     def _send_head(self, fin: bool) -> None:
-        self.headers_sent = True
         self._stream.send_headers(self._headers, fin)
+        self.headers_sent = True
 
 
 def _as_bytes(data: Data) -> bytes:

@@ -39,7 +39,7 @@ def respond(handler: Handler, method: str = "GET", **options: Any) -> Any:
             failures.append(failure)
             raise
 
-    server = make_server()
+    server = make_server(date_header=False)
     server.add(method, "/", checked)
 
     async def scenario(client: AioquicClient) -> Any:

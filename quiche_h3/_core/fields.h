@@ -30,6 +30,7 @@ typedef struct {
     uint32_t count, total;
     int kind, result;
     bool regular_seen;
+    bool expect_continue;   /* RFC 9110 10.1.1 */
     int64_t content_length; /* -1: none */
     field_span pseudo[PSEUDO_COUNT], host;
     const field_limits *limits;
@@ -78,7 +79,7 @@ static inline void field_section_begin(field_section *s, int kind, const field_l
     s->count = s->total = 0;
     s->kind = kind;
     s->result = FIELDS_OK;
-    s->regular_seen = false;
+    s->regular_seen = s->expect_continue = false;
     s->content_length = -1;
     for (int i = 0; i < PSEUDO_COUNT; i++)
         s->pseudo[i].offset = FIELD_ABSENT;
@@ -117,6 +118,16 @@ static inline bool field_content_length(field_section *s, const uint8_t *p, size
         return false;
     s->content_length = v;
     return true;
+}
+
+/* Expectations are compared without regard to case. */
+static inline bool field_is_100_continue(const uint8_t *p, size_t n)
+{
+    static const char text[] = "100-continue";
+    for (size_t i = 0; i < n; i++)
+        if (n != sizeof(text) - 1 || (p[i] >= 'A' && p[i] <= 'Z' ? p[i] | 0x20 : p[i]) != (uint8_t)text[i])
+            return false;
+    return n > 0;
 }
 
 /* RFC 9114 4.2: fields of a connection have no meaning here. */
@@ -179,6 +190,8 @@ static inline int field_check(field_section *s, const uint8_t *name, size_t n, c
         return FIELDS_MALFORMED;
     if (FIELD_IS(name, n, "content-length"))
         return s->kind == FIELDS_TRAILERS || !field_content_length(s, value, value_len) ? FIELDS_MALFORMED : FIELDS_OK;
+    if (FIELD_IS(name, n, "expect"))
+        s->expect_continue = field_is_100_continue(value, value_len);
     if (FIELD_IS(name, n, "host")) {
         if (s->host.offset != FIELD_ABSENT)
             return FIELDS_MALFORMED;

@@ -34,6 +34,7 @@ cdef extern from "fields.h" nogil:
         uint8_t *data
         size_t len
         uint32_t count
+        bint expect_continue
         int64_t content_length
         field_span *pseudo
         field_span host
@@ -48,6 +49,7 @@ cdef class FieldSection:
     cdef field_span pseudo[6]
     cdef field_span host
     cdef readonly int64_t content_length
+    cdef readonly bint expect_continue
     cdef bytes span(self, field_span s)
 
 
@@ -56,7 +58,15 @@ cdef class Http3Limits:
 
 
 cdef enum:
-    MAX_HEADERS_OUT = 256   # fields of one section that we send
+    MAX_HEADERS_OUT = 256   # fields of one section that a program sends
+    HEADERS_OUT_ROOM = 257  # and one that is added here
 
 cdef FieldSection parse_fields(quiche_h3_event *event, int kind, Http3Limits limits, int *result)
-cdef Py_ssize_t fill_fields(quiche_h3_header *fields, list pairs) except -1
+# What is to be known of a section that we send.
+cdef struct section_facts:
+    int lengths     # a content-length is at most among so many fields
+    bint dated      # there is a date
+
+cdef Py_ssize_t fill_fields(quiche_h3_header *fields, list pairs, section_facts *facts) except -1
+cdef int64_t announced_length(const quiche_h3_header *fields, int lengths) except -2
+cdef void fill_date(quiche_h3_header *field) noexcept

@@ -1,13 +1,23 @@
 """Field sections: checked when they are received, pointed at when they are sent."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
+from libc.time cimport time, time_t
 from quiche_h3._core.libquiche cimport *
 
 from quiche_h3.errors import InvalidState
 
+cdef extern from "http_date.h":
+    enum:
+        HTTP_DATE_LEN
+
+    const uint8_t *http_date(time_t now)
+
 cdef field_section section  # the one that is being read, always with the GIL
 memset(&section, 0, sizeof(section))
+
+cdef const char *DATE = b"date"
+cdef const char *LENGTH = b"content-length"
 
 
 cdef int collect(uint8_t *name, size_t name_len, uint8_t *value, size_t value_len, void *argp) noexcept nogil:
@@ -25,6 +35,7 @@ cdef FieldSection parse_fields(quiche_h3_event *event, int kind, Http3Limits lim
     memcpy(fields.pseudo, section.pseudo, sizeof(fields.pseudo))
     fields.host = section.host
     fields.content_length = section.content_length
+    fields.expect_continue = section.expect_continue
     if result[0] != FIELDS_OK:  # nothing of it is kept, so nothing may be found
         fields.host.offset = FIELD_ABSENT
         for i in range(PSEUDO_COUNT):
@@ -32,18 +43,45 @@ cdef FieldSection parse_fields(quiche_h3_event *event, int kind, Http3Limits lim
     return fields
 
 
-cdef Py_ssize_t fill_fields(quiche_h3_header *fields, list pairs) except -1:
+cdef void fill_date(quiche_h3_header *field) noexcept:
+    """Points `field` at the date field of a response that is sent now."""
+    field.name = <const uint8_t *>DATE
+    field.name_len = 4
+    field.value = http_date(time(NULL))
+    field.value_len = HTTP_DATE_LEN
+
+
+cdef int64_t announced_length(const quiche_h3_header *fields, int lengths) except -2:
+    """The value of the content-length among the first `lengths` fields, -1 when there is none."""
+    cdef int64_t length = -1
+    cdef bytes value
+    for i in range(lengths):
+        if fields[i].name_len == 14 and memcmp(fields[i].name, LENGTH, 14) == 0:
+            value = fields[i].value[:fields[i].value_len]
+            if length >= 0 or not value.isdigit() or len(value) > 18:
+                raise InvalidState(f"content-length: {value!r} is no length, or not the only one")
+            length = int(value)
+    return length
+
+
+cdef Py_ssize_t fill_fields(quiche_h3_header *fields, list pairs, section_facts *facts) except -1:
     """Points `fields`, which has room for MAX_HEADERS_OUT, at the bytes of `pairs`. Returns how many there are."""
     cdef Py_ssize_t i, n = len(pairs)
     cdef bytes name, value
     if n > MAX_HEADERS_OUT:
         raise InvalidState(f"a field section has at most {MAX_HEADERS_OUT} fields")
+    facts.lengths = 0
+    facts.dated = False
     for i in range(n):
         name, value = <tuple?>pairs[i]
         fields[i].name = <const uint8_t *>PyBytes_AS_STRING(name)
         fields[i].name_len = PyBytes_GET_SIZE(name)
         fields[i].value = <const uint8_t *>PyBytes_AS_STRING(value)
         fields[i].value_len = PyBytes_GET_SIZE(value)
+        if fields[i].name_len == 4 and memcmp(fields[i].name, DATE, 4) == 0:
+            facts.dated = True
+        elif fields[i].name_len == 14:
+            facts.lengths = i + 1
     return n
 
 

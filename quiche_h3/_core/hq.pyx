@@ -38,6 +38,7 @@ class HqFields:
     __slots__ = ("authority", "method", "path", "scheme", "status")
 
     content_length = -1
+    expect_continue = False
     protocol = None
 
     def __init__(self, method=None, path=None, authority=None, status=0):
@@ -276,9 +277,17 @@ cdef class HqStream:
         if not self.sending or self.fin_queued:
             raise StreamClosed("the stream's sending half is closed")
 
-    def send_datagram(self, bytes payload):
+    @property
+    def malformed(self):
+        """Nothing is: there is no form."""
+        return None
+
+    def send_datagram(self, bytes payload, bint capsules=False):
         """Raises DatagramNotEnabled: HTTP/0.9 has none."""
         raise DatagramNotEnabled("HTTP/0.9 has no datagrams")
+
+    def drop_datagram(self):
+        """None comes."""
 
     # Receiving
 

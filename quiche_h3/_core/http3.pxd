@@ -59,6 +59,8 @@ cdef class Http3(Protocol):
     cdef Http3Counters counters
     cdef public Claims claims           # or None
     cdef readonly bint server
+    cdef public bint keeps_lengths      # what we send has the length that it announces, or an error is raised
+    cdef bint dated                     # responses get a date field
     cdef bint extended_connect          # RFC 9220: announced by us
     cdef bint announced_datagrams       # RFC 9297: by us
     cdef readonly uint64_t highest_request       # the first stream id that was not seen yet
@@ -97,12 +99,16 @@ cdef class Stream:
     cdef readonly bint blocked          # write() could not take all: on_drained() follows
     cdef bint fin_queued
     cdef object trailers                # pairs to send after the queue, else None
+    cdef int64_t announced              # the content-length that we sent, -1: none
+    cdef bint not_modified              # a 304, whose length is that of another response
+    cdef readonly object malformed      # what was wrong with what the peer sent, or None
     cdef readonly uint64_t bytes_sent
     cdef readonly uint64_t bytes_received
     cdef int pump(self) except -1
     cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2
     cdef int send_head(self, list pairs, bint fin) except -1
     cdef int send_trailers(self) except -1
+    cdef int check_length(self, Py_ssize_t more, bint fin) except -1
     cdef int sent_fin(self) except -1
     cdef int stopped(self, uint64_t code) except -1
     cdef int drop_sending(self) except -1

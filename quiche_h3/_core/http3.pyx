@@ -24,10 +24,11 @@ import logging
 from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 from quiche_h3._core.fields cimport (
     FIELD_ABSENT, FIELDS_MALFORMED, FIELDS_OK, FIELDS_PATH_TOO_LONG, FIELDS_REQUEST, FIELDS_RESPONSE, FIELDS_TOO_LARGE, FIELDS_TRAILERS,
-    MAX_HEADERS_OUT, PSEUDO_PROTOCOL, FieldSection, Http3Limits, fill_fields, parse_fields,
+    HEADERS_OUT_ROOM, MAX_HEADERS_OUT, PSEUDO_PROTOCOL, FieldSection, Http3Limits, announced_length, fill_date, fill_fields,
+    parse_fields, section_facts,
 )
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.libc_net cimport ssize_t
@@ -108,7 +109,9 @@ cdef class Http3(Protocol):
         self.limits = limits
         self.counters = counters
         self.server = server
+        self.keeps_lengths = True
         self.extended_connect = server and connection.settings.webtransport
+        self.dated = server and connection.settings.config.date_header
         self.announced_datagrams = connection.settings.config.enable_dgram
         self.streams = {}
         self.waiting = deque()
@@ -313,6 +316,7 @@ cdef class Http3(Protocol):
             return 0
         if result != FIELDS_OK:
             self.counters.n.malformed += 1
+            stream.malformed = "its fields are malformed" if result == FIELDS_MALFORMED else "its fields are too large"
             stream.reset(H3ErrorCode.H3_MESSAGE_ERROR)
             if stream.handler is not None:
                 stream.handler.on_reset(H3ErrorCode.H3_MESSAGE_ERROR)
@@ -334,6 +338,7 @@ cdef class Http3(Protocol):
         stream.id = stream_id
         stream.receiving = more
         stream.sending = True
+        stream.announced = -1
         stream.early_data = not self.connection.c.established
         stream.fields = fields
         if stream_id >= self.highest_request:
@@ -362,6 +367,7 @@ cdef class Http3(Protocol):
             raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
         stream.http3 = self
         stream.id = <uint64_t>-1
+        stream.announced = -1
         stream.handler = handler
         stream.receiving = stream.sending = True
         stream.head = (pairs, fin)
@@ -650,9 +656,20 @@ cdef class Stream:
 
     cdef int send_head(self, list pairs, bint fin) except -1:
         """1: no credit for it now, the stream turns up as writable later."""
-        cdef quiche_h3_header fields[MAX_HEADERS_OUT]
+        cdef quiche_h3_header fields[HEADERS_OUT_ROOM]
+        cdef section_facts facts
         cdef int64_t rc
-        cdef Py_ssize_t i, n = fill_fields(fields, pairs)
+        cdef Py_ssize_t i, n = fill_fields(fields, pairs, &facts)
+        cdef bint final = not self.http3.server or n == 0 or fields[0].value[0] != 49  # no 1xx
+        if final and self.http3.keeps_lengths:
+            self.announced = announced_length(fields, facts.lengths)
+            if self.http3.server and self.announced >= 0:
+                self.not_modified = memcmp(fields[0].value, b"304", fields[0].value_len) == 0
+            if fin:
+                self.check_length(0, True)
+        if final and self.http3.dated and not facts.dated:
+            fill_date(&fields[n])
+            n += 1
         if not self.http3.server:
             rc = quiche_h3_send_request(self.http3.h3, self.http3.connection.c.quic, fields, n, fin)
             if rc >= 0:
@@ -679,6 +696,21 @@ cdef class Stream:
             self.sent_fin()
         return 0
 
+    cdef int check_length(self, Py_ssize_t more, bint fin) except -1:
+        """Raises InvalidState where `more` bytes of body are not what was announced (RFC 9114 4.1.2)."""
+        cdef int64_t left
+        if self.announced < 0:
+            return 0
+        left = self.announced - <int64_t>self.bytes_sent - self.pending - more
+        if left >= 0 and (left == 0 or not fin):
+            return 0
+        # RFC 9110 8.6: here it is the length of a body that is not sent.
+        if left > 0 and self.bytes_sent == 0 and more == 0 and self.http3.server and (
+                self.fields.method == b"HEAD" or self.not_modified):
+            return 0
+        raise InvalidState(
+            f"the body is {'shorter' if left > 0 else 'longer'} than its content-length, which is {self.announced}")
+
     cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2:
         """Bytes taken; -1 when nothing can be taken now. A stopped stream takes everything, and drops it."""
         cdef ssize_t rc = quiche_h3_send_body(self.http3.h3, self.http3.connection.c.quic, self.id, data, n, fin)
@@ -702,6 +734,7 @@ cdef class Stream:
         if self.pending or self.head is not None or not self.head_sent:
             self.blocked = size > 0
             return 0
+        self.check_length(size, False)
         while sent < size:
             n = self.send_body(&data[sent], size - sent, False)
             if n < 0:
@@ -716,6 +749,7 @@ cdef class Stream:
         """Sends `data` now as far as it goes; keeps a reference to the rest and sends that when credit comes."""
         cdef Py_ssize_t n, sent = 0, size = PyBytes_GET_SIZE(data)
         self.check_open()
+        self.check_length(size, fin)
         if not self.pending and self.head is None and self.head_sent and (size or fin):
             while True:
                 n = self.send_body(<const uint8_t *>PyBytes_AS_STRING(data) + sent, size - sent, fin)
@@ -748,6 +782,7 @@ cdef class Stream:
         for name, value in trailers:
             if not (isinstance(name, bytes) and isinstance(value, bytes)):
                 raise TypeError("field names and values are bytes")
+        self.check_length(0, True)
         self.trailers = trailers
         if self.head_sent:
             self.pump()
@@ -789,7 +824,8 @@ cdef class Stream:
 
     cdef int send_trailers(self) except -1:
         cdef quiche_h3_header fields[MAX_HEADERS_OUT]
-        cdef Py_ssize_t n = fill_fields(fields, self.trailers)
+        cdef section_facts facts
+        cdef Py_ssize_t n = fill_fields(fields, self.trailers, &facts)
         cdef int rc
         rc = quiche_h3_send_additional_headers(
             self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, True, True)

@@ -134,6 +134,7 @@ class App:
     def protocol(self, connection: Connection) -> Http3:
         http3 = Http3(connection, self, self.limits, self.counters, server=self.server)
         connection.context = http3
+        http3.keeps_lengths = False  # peers are to be told what is wrong
         return http3
 
     def __getattribute__(self, name: str) -> Any:
@@ -242,8 +243,8 @@ class Pair:
         self.server_app = App(True, limits)
         self.client_app = App(False, client_limits)
         self.certificate = certificate
-        # The one client stands for many.
-        unlimited = dict.fromkeys(
+        # The one client stands for many. Fields are to arrive as they were sent: no date among them.
+        own: dict[str, Any] = dict.fromkeys(
             (
                 "max_connections_per_address",
                 "max_half_open_per_address",
@@ -252,7 +253,7 @@ class Pair:
             ),
             0,
         )
-        self.server_config = ServerConfig(**{**unlimited, **(server or {})})
+        self.server_config = ServerConfig(**{**own, "date_header": False, **(server or {})})
         self.server = self.new_server()
         client_config = ClientConfig(**{"verify": False, **(client or {})})
         self.client = Endpoint(EngineSettings(client_config), self.client_app, server=False)
