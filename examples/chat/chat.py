@@ -21,7 +21,15 @@ import time
 from collections import deque
 from pathlib import Path
 
-from quiche_h3 import Server, ServerConfig, ServerSession
+from quiche_h3 import (
+    ConnectionClosed,
+    DatagramError,
+    FlowControl,
+    Server,
+    ServerConfig,
+    ServerSession,
+    WebTransportStreamReset,
+)
 
 HERE = Path(__file__).parent
 NAME = re.compile(r"[\w.-][\w .-]*")
@@ -87,7 +95,10 @@ class Room:
             present = [[m.name, m.doing, round(now - m.heard_at, 1)] for m in self.members.values()]
             datagram = json.dumps(present, ensure_ascii=False, separators=(",", ":")).encode()
             for member in self.members.values():
-                member.session.send_datagram(datagram)
+                try:
+                    member.session.send_datagram(datagram)
+                except (DatagramError, ConnectionClosed):
+                    pass  # it is lost, as datagrams may be, or the member is about to leave
             try:
                 await asyncio.wait_for(self.changed.wait(), PRESENCE_SECONDS)
             except asyncio.TimeoutError:
@@ -131,9 +142,13 @@ async def chat(session: ServerSession) -> None:
     session.accept()
     member = Member(session, name)
     room.enter(member)
+    tasks = [asyncio.ensure_future(part) for part in (listen(member, room), tell(member), hear(member, room))]
     try:
-        await asyncio.gather(listen(member, room), tell(member), hear(member, room))
+        await session.wait_closed()
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         room.leave(member)
         if not room.members:
             del rooms[room_name]
@@ -142,15 +157,14 @@ async def chat(session: ServerSession) -> None:
 async def listen(member: Member, room: Room) -> None:
     """What the member says."""
     async for stream in member.session.incoming_uni_streams():
-        text = b""
-        async for chunk in stream:
-            text += chunk
-            if len(text) > MAX_TEXT:
-                stream.stop_sending(TOO_LONG)
-                break
+        try:
+            text = await stream.read_all(MAX_TEXT)
+        except FlowControl:
+            stream.stop_sending(TOO_LONG)
+        except WebTransportStreamReset:
+            pass  # the member thought better of it
         else:
-            if text:
-                room.say(member.name, text.decode("utf-8", "replace"))
+            room.say(member.name, text.decode("utf-8", "replace"))
 
 
 async def tell(member: Member) -> None:

@@ -36,7 +36,7 @@ export async function openSession(path) {
   return session;
 }
 
-/** The chunks of a readable stream; its lock is given back at the end. */
+/** The chunks of a readable stream, to its end or the session's; its lock is given back then. */
 export async function* chunks(readable) {
   const reader = readable.getReader();
   try {
@@ -45,6 +45,8 @@ export async function* chunks(readable) {
       if (done) return;
       yield value;
     }
+  } catch (error) {
+    if (error.source !== "session") throw error;
   } finally {
     reader.releaseLock();
   }
@@ -82,5 +84,5 @@ export function datagramSender(session) {
   // `writable` is what browsers have; `createWritable` is what the specification has now.
   const { datagrams } = session;
   const writer = (datagrams.writable ?? datagrams.createWritable()).getWriter();
-  return (text) => writer.write(encoder.encode(text));
+  return (text) => writer.write(encoder.encode(text)).catch(() => {}); // lost, as datagrams may be
 }
