@@ -181,6 +181,13 @@ class TransportConfig:
     wt_session_idle_ms: int = integer(
         60_000, "ms", 1, 7 * _DAY_MS, "A session without traffic for this long is closed."
     )
+    wt_session_window: int = integer(
+        16 * MIB,
+        "bytes",
+        0,
+        _WINDOW,
+        "Receive window of a session's streams together; 0: no flow control of it.",
+    )
     wt_stream_pending_max: int = integer(
         256 * KIB, "bytes", KIB, 1 << 30, "What a stream holds before its producer must wait."
     )

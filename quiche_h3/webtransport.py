@@ -38,6 +38,8 @@ log: Final = logging.getLogger("quiche_h3")
 CLOSE_SESSION: Final = 0x2843
 DRAIN_SESSION: Final = 0x78AE
 MAX_REASON: Final = 1024
+_MAX_DATA: Final = 0x190B4D3D
+_MAX_STREAMS: Final = (0x190B4D40, 0x190B4D3F)  # by kind: unidirectional, bidirectional
 _MAX_CAPSULES: Final = 4096  # bytes of capsules that wait for a peer who takes none
 _READ_TURN: Final = 262_144  # what one stream may hand to callbacks in a turn
 
@@ -355,7 +357,8 @@ class WebTransportSession(SessionBase):
         self.on_stream_data: Callable[[WebTransportStream, bytes, bool], object] | None = None
         self.on_stream_reset: Callable[[WebTransportStream, int], object] | None = None
         self.on_stream_closed: StreamCallback | None = None
-        self._reader = CapsuleReader({CLOSE_SESSION: 4 + MAX_REASON, DRAIN_SESSION: 0})
+        credit = dict.fromkeys((_MAX_DATA, *_MAX_STREAMS), 8)
+        self._reader = CapsuleReader({CLOSE_SESSION: 4 + MAX_REASON, DRAIN_SESSION: 0, **credit})
         self._come: tuple[deque[WebTransportStream], ...] = (deque(), deque())  # uni, bidi
         self._stream_waiters = (Waiters(), Waiters())
         self._datagram_waiters = Waiters()
@@ -429,7 +432,7 @@ class WebTransportSession(SessionBase):
 
     def _send_capsule(self, capsule: bytes, fin: bool = False) -> None:
         """Capsules never wait: a peer that lets them pile up loses the session."""
-        if not self.stream.sending:
+        if not (self.stream.sending and (capsule or fin)):
             return
         if self.stream.pending + len(capsule) > _MAX_CAPSULES:
             self.stream.reset(H3ErrorCode.H3_EXCESSIVE_LOAD)
@@ -606,10 +609,26 @@ class WebTransportSession(SessionBase):
             reason = value[4:].decode("utf-8", "replace")
             self._finish_tunnel()
             self._ended(CloseInfo(int.from_bytes(value[:4], "big"), reason, True))
+        elif kind != DRAIN_SESSION:
+            self._credit(kind, value)
         elif not self.draining:
             self.draining = True
             if self.on_session_draining is not None:
                 self.on_session_draining()
+
+    def _credit(self, kind: int, value: bytes) -> None:
+        """Section 5.6: ignored where there is no flow control."""
+        if self.flow is None:
+            return
+        if not self.flow.take_capsule(kind, value):
+            self._flow_error()
+        elif kind == _MAX_DATA:
+            self.more_credit()
+        else:
+            self._opening.wake()
+
+    def _flow_error(self) -> None:
+        self.abort(H3ErrorCode.WT_FLOW_CONTROL_ERROR)
 
     def _finish_tunnel(self) -> None:
         if self.stream.sending and self.stream.head_sent:

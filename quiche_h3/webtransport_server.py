@@ -176,7 +176,8 @@ class Sessions:
             session.own_fields = own_fields
             session.offer(policy.protocols)
             session.begin()
-            self._run(session, route.handler, policy.kind, route.arity)
+            # Section 3.2: not before the client's SETTINGS, which say how the session is to be.
+            transport.when_settings(lambda: self._run(session, route.handler, policy.kind, route.arity))
 
     def _refuse(self, stream: Stream, transport: object, status: int) -> None:
         stream.send_headers([(b":status", b"%d" % status)], True)

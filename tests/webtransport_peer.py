@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from aioquic.asyncio.client import connect
@@ -14,6 +14,7 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3Connection
 from aioquic.h3.events import DatagramReceived, DataReceived, HeadersReceived, WebTransportStreamDataReceived
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import (
     ConnectionTerminated,
     QuicEvent,
@@ -115,12 +116,25 @@ class PeerSession:
             self.ended.set_result(None)
 
 
+class _Http(H3Connection):
+    """With further SETTINGS."""
+
+    def __init__(self, quic: QuicConnection, settings: dict[int, int]) -> None:
+        self._further = settings
+        super().__init__(quic, enable_webtransport=True)
+
+    def _get_local_settings(self) -> dict[int, int]:
+        return {**super()._get_local_settings(), **self._further}
+
+
 class WebTransportClient(QuicConnectionProtocol):
     """One connection."""
 
+    settings: ClassVar[dict[int, int]] = {}
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.http = H3Connection(self._quic, enable_webtransport=True)
+        self.http = _Http(self._quic, self.settings)
         self.sessions: dict[int, PeerSession] = {}
         self.streams: dict[int, PeerStream] = {}
         self.closed_with: asyncio.Future[int] = asyncio.get_running_loop().create_future()

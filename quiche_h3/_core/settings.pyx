@@ -17,6 +17,9 @@ from quiche_h3.errors import ConfigError, QuicheH3Error, check_quic
 cdef enum:
     HTTP3_STREAMS_UNI = 8  # control, QPACK, and reserved ones
     SETTINGS_ENABLE_WEBTRANSPORT = 0x2B603742
+    SETTINGS_WT_INITIAL_MAX_DATA = 0x2B61
+    SETTINGS_WT_INITIAL_MAX_STREAMS_UNI = 0x2B64
+    SETTINGS_WT_INITIAL_MAX_STREAMS_BIDI = 0x2B65
 cdef uint64_t SETTINGS_WEBTRANSPORT_MAX_SESSIONS = 0xC671706A
 
 
@@ -183,13 +186,20 @@ cdef class EngineSettings:
 
     def _set_webtransport(self, config, server):
         """What announces WebTransport to the peers of all drafts that can do without RESET_STREAM_AT."""
-        cdef uint64_t pairs[4]
-        pairs[0] = SETTINGS_ENABLE_WEBTRANSPORT
-        pairs[1] = 1
-        pairs[2] = SETTINGS_WEBTRANSPORT_MAX_SESSIONS
-        pairs[3] = config.wt_max_sessions
-        # A client announces the first alone: the other is what a server can bear.
-        if (quiche_h3_config_set_additional_settings(self.h3, pairs, 2 if server else 1) != 0
+        cdef uint64_t pairs[10]
+        cdef size_t n = 0
+        values = {SETTINGS_ENABLE_WEBTRANSPORT: 1}
+        if server:  # what it can bear
+            values[SETTINGS_WEBTRANSPORT_MAX_SESSIONS] = config.wt_max_sessions
+        if config.wt_session_window:  # flow control of sessions, where the peer announces it too
+            values[SETTINGS_WT_INITIAL_MAX_DATA] = config.wt_session_window
+            values[SETTINGS_WT_INITIAL_MAX_STREAMS_UNI] = config.wt_max_streams_uni
+            values[SETTINGS_WT_INITIAL_MAX_STREAMS_BIDI] = config.wt_max_streams_bidi
+        for identifier, value in values.items():
+            pairs[2 * n] = identifier
+            pairs[2 * n + 1] = value
+            n += 1
+        if (quiche_h3_config_set_additional_settings(self.h3, pairs, n) != 0
                 or quiche_h3_config_claim_streams(self.h3, True) != 0):
             raise ConfigError("enable_webtransport", "this build of quiche cannot do it",
                               "build with the patches, or set it to false")

@@ -1,4 +1,5 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from quiche_h3._core.flow_control cimport SessionFlow
 from quiche_h3._core.http3 cimport Claims, Http3, Stream
 from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.libquiche cimport quiche_conn
@@ -57,7 +58,7 @@ cdef class WebTransport(Claims):
     cdef dict early                     # stream ID -> (session ID, when it came, whether it ended): no such session yet
     cdef object early_datagrams         # deque of (session ID, payload, when it came)
     cdef object gone                    # the last sessions that ended, oldest first
-    cdef object settings_waiter         # called when the peer's SETTINGS have come
+    cdef list settings_waiters          # called when the peer's SETTINGS have come
     cdef list starved                   #  streams that have written their share of the turn
     cdef tuple openers                  # for each kind a deque of callbacks that wait for stream credit
     cdef uint64_t turn                  # counts turns: a stream's share is for one
@@ -91,14 +92,19 @@ cdef class SessionBase:
     cdef object datagram_queue          # deque, bounded
     cdef Py_ssize_t queue_limit
     cdef public object datagram_waiter  # called once when one comes, or the session ends
+    cdef uint64_t accepted[2]           # the peer's streams so far
     cdef uint64_t incoming[2]           # the peer's streams there are, by kind: unidirectional, bidirectional
     cdef readonly bint open             # accepted, and not over
+    cdef readonly SessionFlow flow      # None where there is no flow control
     cdef session_counters n
     cdef uint64_t seen                  # sum of the counters when it was last looked at,
     cdef uint64_t seen_at               # and when that was another one than before
     cdef token_bucket stream_rate
     cdef token_bucket datagram_rate
     cdef int take_datagram(self, bytes payload) except -1
+    cdef int start_flow_control(self, dict peer) except -1
+    cdef bint take_data(self, Py_ssize_t n) except -1
+    cdef int give_credit(self) except -1
     cdef int drop_datagram(self) except -1
     cdef uint64_t activity(self) noexcept
     cdef int look(self, uint64_t now, uint64_t idle_ns) except -1
@@ -118,6 +124,7 @@ cdef class StreamBase:
     cdef readonly bint fin_queued
     cdef uint64_t turn                  # when `share` was given
     cdef Py_ssize_t share               # bytes it may still write in that turn
+    cdef bint cut                       # the peer's half ended before its end was read
     cdef readonly uint64_t bytes_sent
     cdef readonly uint64_t bytes_received
     cdef int arrived(self) except -1

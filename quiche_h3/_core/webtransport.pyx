@@ -11,6 +11,8 @@ session._capsules()                     there is something to read on the CONNEC
 session._finished()                     the peer's FIN on it
 session._stopped(error)                 STOP_SENDING on the CONNECT stream
 session._aborted(error)                 it was reset, or the connection is gone
+session._send_capsule(capsule)          flow control has something to say
+session._flow_error()                   the peer has sent more than it may
 session._idle()                         nothing was sent or received for `wt_session_idle_ms`
 session._drain()                        we have sent GOAWAY
 session._ensure_open()                  it is not open and is to be used: accept it, or raise
@@ -47,6 +49,7 @@ cdef enum:
     MAX_GONE = 64
     MAX_RESET_CODES = 64
     SESSION_GONE = 0x170D7B68
+    FLOW_CONTROL_ERROR = 0x045D4487
     BUFFERED_STREAM_REJECTED = 0x3994BD84
     CANCELLED = 0x10C       # H3_REQUEST_CANCELLED
 
@@ -55,6 +58,9 @@ cdef uint64_t EARLY_NS = 10_000_000_000
 # Section 4.4: application codes lie in this range of the codes of HTTP/3, around those that are reserved.
 cdef uint64_t FIRST_APP_CODE = 0x52E4A40FA8DB
 cdef uint64_t LAST_APP_CODE = 0x52E5AC983162
+
+# WT_INITIAL_MAX_DATA, WT_INITIAL_MAX_STREAMS_UNI and _BIDI
+INITIAL_MAX = (0x2B61, 0x2B64, 0x2B65)
 
 cdef uint8_t scratch[SCRATCH]           # used between two calls, always with the GIL
 cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
@@ -126,6 +132,7 @@ cdef class WebTransport(Claims):
         self.early_datagrams = deque()
         self.gone = OrderedDict()
         self.starved = []
+        self.settings_waiters = []
         self.openers = (deque(), deque())  # by kind: unidirectional, bidirectional
         http3.claims = self
 
@@ -144,7 +151,7 @@ cdef class WebTransport(Claims):
         if self.http3.h3 == NULL or self.peer_settings() is not None:
             callback()
         else:
-            self.settings_waiter = callback
+            self.settings_waiters.append(callback)
 
     # Calls of HTTP/3
 
@@ -154,9 +161,10 @@ cdef class WebTransport(Claims):
         cdef list starved
         cdef bint idle = not self.sessions and self.http3.connection.c.wake_at == 0
         stream_id = quiche_h3_conn_next_claimed_stream(self.http3.h3)
-        if self.settings_waiter is not None and self.peer_settings() is not None:
-            waiter, self.settings_waiter = self.settings_waiter, None
-            waiter()
+        if self.settings_waiters and self.peer_settings() is not None:
+            waiters, self.settings_waiters = self.settings_waiters, []
+            for waiter in waiters:
+                waiter()
         if idle and stream_id < 0:
             return False
         self.turn += 1
@@ -221,8 +229,8 @@ cdef class WebTransport(Claims):
         self.early = {}
         self.early_datagrams.clear()
         self.starved = []
-        if self.settings_waiter is not None:
-            self.openers[0].append(self.settings_waiter)
+        self.openers[0].extend(self.settings_waiters)
+        self.settings_waiters = []
         for waiting in self.openers:
             while waiting:
                 waiting.popleft()()
@@ -284,6 +292,10 @@ cdef class WebTransport(Claims):
         cdef StreamBase stream
         cdef bint bidi = not stream_id & 2
         cdef uint64_t limit = self.config.wt_max_streams_bidi if bidi else self.config.wt_max_streams_uni
+        if session.flow is not None and not session.flow.take_stream(bidi):
+            self.refuse(stream_id, FLOW_CONTROL_ERROR)
+            session._flow_error()
+            return 0
         if session.incoming[bidi] >= limit or not bucket_take(&session.stream_rate, self.now):
             session.n.streams_refused += 1
             return self.refuse(stream_id, to_wire(self.config.wt_app_err_stream_limit))
@@ -294,6 +306,7 @@ cdef class WebTransport(Claims):
         stream.sending = bidi
         self.add(stream)
         session.incoming[bidi] += 1
+        session.accepted[bidi] += 1
         session.n.streams_accepted += 1
         self.counters.n.streams_accepted += 1
         try:
@@ -402,6 +415,9 @@ cdef class WebTransport(Claims):
         cdef uint64_t code = 0
         cdef bytes header
         session.check_open()
+        if session.flow is not None and not session.flow.may_open(bidi):
+            session._send_capsule(session.flow.streams_blocked(bidi))
+            return None
         header = (b"\x40\x41" if bidi else b"\x40\x54") + encode_varint(session.session_id)
         stream_id = quiche_h3_conn_open_claimed_stream(self.http3.h3, self.quic(), bidi)
         if stream_id < 0:
@@ -411,6 +427,8 @@ cdef class WebTransport(Claims):
         stream.receiving = bidi
         stream.sending = True
         self.add(stream)
+        if session.flow is not None:
+            session.flow.opened[bidi] += 1
         session.n.streams_opened += 1
         self.counters.n.streams_opened += 1
         sent = quiche_conn_stream_send(self.quic(), stream_id, header, len(header), False, &code)
@@ -499,8 +517,31 @@ cdef class SessionBase:
     def establish(self):
         """The session was accepted: it may send."""
         self.open = True
+        self.start_flow_control(self.transport.peer_settings() or {})
         self.transport.counters.n.sessions += 1
         self.transport.counters.n.sessions_active += 1
+
+    cdef int start_flow_control(self, dict peer) except -1:
+        """Section 5.6: on where both sides have announced a limit, counted from the session's start."""
+        config = self.transport.config
+        peers = tuple(peer.get(identifier, 0) for identifier in INITIAL_MAX)
+        if not any(peers) or not config.wt_session_window:
+            return 0
+        self.flow = SessionFlow(
+            (config.wt_session_window, config.wt_max_streams_uni, config.wt_max_streams_bidi), peers)
+        self.flow.begun = self.accepted
+        self.flow.ended[0] = self.accepted[0] - self.incoming[0]
+        self.flow.ended[1] = self.accepted[1] - self.incoming[1]
+        self.flow.consumed = self.n.bytes_received
+        return 0
+
+    def more_credit(self):
+        """The peer has given more: what waited for it goes on."""
+        cdef StreamBase stream
+        for stream in list(self.streams.values()):
+            if stream.pending:
+                stream.pump()
+        self.transport.http3.connection.touch()
 
     def end(self, uint64_t code=SESSION_GONE):
         """The session is over: its streams are reset, and those that come are refused."""
@@ -535,6 +576,20 @@ cdef class SessionBase:
         elif self.open and now - self.seen_at >= idle_ns:
             self.transport.counters.n.sessions_idle += 1
             self._idle()
+        return 0
+
+    cdef bint take_data(self, Py_ssize_t n) except -1:
+        """Flow control of what was read. False: the peer had no credit for it, and the session is over."""
+        if not self.flow.take_data(n):
+            self._flow_error()
+            return False
+        self.give_credit()
+        return True
+
+    cdef int give_credit(self) except -1:
+        cdef bytes capsules = self.flow.grants()
+        if capsules:
+            self._send_capsule(capsules)
         return 0
 
     @property
@@ -624,6 +679,8 @@ cdef class StreamBase:
         self.session.n.bytes_received += got
         transport.counters.n.bytes_received += got
         data = PyBytes_FromStringAndSize(<char *>scratch, got)
+        if self.session.flow is not None and not self.session.take_data(got):
+            return b""
         if fin:
             self.receiving = False
             self.settle()
@@ -652,6 +709,7 @@ cdef class StreamBase:
         if rc == QUICHE_ERR_DONE:
             return 0
         self.receiving = False
+        self.cut = True
         self.session.transport.counters.note_reset(code)
         self._was_reset(code)
         return self.settle()
@@ -660,6 +718,7 @@ cdef class StreamBase:
         """STOP_SENDING with a code of HTTP/3."""
         if self.receiving and self.session.transport.quic() != NULL:
             self.receiving = False
+            self.cut = True
             self.session.transport.counters.n.resets_sent += 1
             quiche_conn_stream_shutdown(self.session.transport.quic(), self.id, QUICHE_SHUTDOWN_READ, code)
             self.session.transport.http3.connection.touch()
@@ -695,6 +754,7 @@ cdef class StreamBase:
     cdef int pump(self) except -1:
         """Sends what waits, as far as the stream's share of this turn and its credit go, then the FIN."""
         cdef WebTransport transport = self.session.transport
+        cdef SessionFlow flow = self.session.flow
         cdef bytes data
         cdef Py_ssize_t n, sent
         cdef bint had = self.pending > 0
@@ -708,6 +768,11 @@ cdef class StreamBase:
                 return 0
             data = self.queue[0]
             n = min(PyBytes_GET_SIZE(data) - self.offset, self.share)
+            if flow is not None:
+                n = min(<uint64_t>n, flow.room())
+                if n == 0:
+                    self.session._send_capsule(flow.blocked())
+                    return 0
             sent = self.send_some(<const uint8_t *>PyBytes_AS_STRING(data) + self.offset, n,
                                   self.fin_queued and self.pending == n)
             if sent < 0 or not self.pending:
@@ -740,6 +805,8 @@ cdef class StreamBase:
         if rc < 0:
             check_quic(rc)
         self.bytes_sent += rc
+        if self.session.flow is not None:
+            self.session.flow.sent += rc
         self.session.n.bytes_sent += rc
         transport.counters.n.bytes_sent += rc
         if fin and rc == n:
@@ -801,5 +868,11 @@ cdef class StreamBase:
         self.session.transport.counters.n.streams_active -= 1
         if self.incoming:
             self.session.incoming[0 if self.id & 2 else 1] -= 1
+        if self.session.flow is not None and self.session.open:
+            if self.incoming:
+                self.session.flow.end_stream(not (self.id & 2))
+            if self.cut:
+                self.session.flow.cut(self.session.transport.config.max_stream_window)
+            self.session.give_credit()
         self._over()
         return 0
