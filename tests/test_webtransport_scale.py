@@ -23,14 +23,14 @@ def bench(*arguments: str) -> str:
 @pytest.mark.slow
 def test_a_thousand_sessions() -> None:
     """1,000 sessions over 100 connections, each with a datagram and a stream there and back."""
-    found = re.search(r"1000 sessions on 100 connections: .* ([\d.]+) KiB each", bench("sessions"))
+    found = re.search(r"1000 sessions over 100 connections: .* ([\d.]+) KiB each", bench("sessions"))
     assert found is not None
     assert float(found[1]) < 100
 
 
 @pytest.mark.slow
 def test_many_short_streams_leave_nothing_behind() -> None:
-    """Attack row 43: memory does not grow with the streams a session has had (the program's default is 1 M)."""
+    """Attack row 43: memory does not grow with the streams a session has had."""
     found = re.search(r"memory (\d+) -> (\d+) KiB", bench("streams", "120000"))
     assert found is not None
     first, last = int(found[1]), int(found[2])
