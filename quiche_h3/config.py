@@ -209,6 +209,11 @@ class TransportConfig:
         default=EventBackend.AUTO, metadata=choice(EventBackend, "How the event loop waits.")
     )
     gso: bool = flag(True, "Send runs of packets in one message where the kernel can (UDP GSO).")
+    send_txtime: bool = flag(
+        False,
+        "Let the kernel hold paced packets until their time (SO_TXTIME), where it can. Only for devices with the fq "
+        "queueing discipline: any other sends them at once.",
+    )
     gro: bool = flag(True, "Receive runs of packets in one message where the kernel can (UDP GRO).")
     so_rcvbuf: int = integer(4 * MIB, "bytes", 0, 1 << 30, "Kernel's receive buffer; 0 keeps its default.")
     so_sndbuf: int = integer(4 * MIB, "bytes", 0, 1 << 30, "Kernel's send buffer; 0 keeps its default.")

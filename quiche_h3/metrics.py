@@ -33,6 +33,8 @@ class EngineMetrics:
     """UDP datagrams that could not be sent, by the name of the errno (`EMSGSIZE`, `EPERM`, ...)."""
     gso_fallbacks: int = 0
     """Times the kernel refused UDP GSO and packets were sent one by one."""
+    txtime_messages: int = 0
+    """Messages that were given to the kernel with the time at which to send them (`send_txtime`)."""
     malformed_dropped: int = 0
     """UDP datagrams that do not begin with a QUIC packet."""
     short_initials_dropped: int = 0

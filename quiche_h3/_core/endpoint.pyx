@@ -43,8 +43,14 @@ cdef enum:
     TURN_BYTES = 1 << 20
     MAX_ISSUED_CIDS = 8
 
+
+cdef inline uint64_t send_time(const quiche_send_info *info) noexcept nogil:
+    return <uint64_t>info.at.tv_sec * 1_000_000_000 + <uint64_t>info.at.tv_nsec
+
 # A packet whose send time is this near leaves now: no timer is finer.
 cdef uint64_t PACING_GRANULARITY = 500_000
+# With SO_TXTIME the kernel holds packets; further ahead than this the congestion window may yet change.
+cdef uint64_t TXTIME_HORIZON = 10_000_000
 # Below this round trip an own burst bound would only add timers: the peer's buffer takes the window.
 cdef uint64_t BURST_MIN_RTT = 2_000_000
 
@@ -724,7 +730,7 @@ cdef class Endpoint:
         cdef uint8_t *out
         cdef size_t size, quantum, segment = 0, used = 0, total = 0, burst = self.settings.max_burst
         cdef ssize_t written
-        cdef uint64_t at
+        cdef uint64_t at, ahead, first_at = 0
         if c.release_at > self.now and not c.closing:
             return FLUSH_DONE  # finish() keeps the deadline
         c.release_at = 0
@@ -743,15 +749,16 @@ cdef class Endpoint:
                 memcpy(out, c.held, c.held_len)
                 used = segment = c.held_len
                 c.held_len = 0
+                first_at = send_time(&first)
             if burst and total + used >= burst and not c.closing:
                 if self.burst_spent(c, total + used):
                     if used:
-                        udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
+                        udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
                     return FLUSH_DONE
                 burst = 0
             if used and (used % segment or used + size > quantum):
                 # The train is full, or its last packet was short, which ends it.
-                udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
+                udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
                 total += used
                 used = 0
                 if total >= TURN_BYTES:
@@ -763,10 +770,11 @@ cdef class Endpoint:
             if written <= 0:
                 break
             c.sent += 1
-            at = <uint64_t>info.at.tv_sec * 1_000_000_000 + <uint64_t>info.at.tv_nsec
-            if at > self.now + PACING_GRANULARITY and not c.closing:
+            at = send_time(&info)
+            ahead = TXTIME_HORIZON if u.txtime else PACING_GRANULARITY
+            if at > self.now + ahead and not c.closing:
                 self.now = monotonic()  # handlers may have taken longer than that
-                if at > self.now + PACING_GRANULARITY:
+                if at > self.now + ahead:
                     if self.hold(c, out + used, written, &info):
                         c.release_at = at
                     break
@@ -775,13 +783,15 @@ cdef class Endpoint:
                     self.hold(c, out, written, &info)
                     continue
                 first = info
+                first_at = at
                 segment = written
-            elif (<size_t>written > segment or info.to_len != first.to_len
+            elif (<size_t>written > segment or (u.txtime and at > first_at + PACING_GRANULARITY)
+                  or info.to_len != first.to_len
                   or memcmp(&info.to, &first.to, first.to_len) != 0
                   or memcmp(&info.from_, &first.from_, first.from_len) != 0):
-                # A larger packet (a probe) or another path cannot ride in this train: it starts the next.
+                # A larger packet (a probe), a later one or another path cannot ride in this train: it starts the next.
                 self.hold(c, out + used, written, &info)
-                udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
+                udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
                 total += used
                 used = 0
                 out = udp.reserve(u)
@@ -790,7 +800,7 @@ cdef class Endpoint:
                 continue
             used += written
         if used:
-            udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len)
+            udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
         return FLUSH_DONE
 
     # Ending

@@ -65,7 +65,12 @@ def open_socket(config: TransportConfig, address: str, port: int, *, dual_stack:
         except (OSError, OverflowError) as exc:
             raise _bind_error(exc, address, port) from exc
         return UdpSocket(
-            sock, batch=config.recv_batch, slot=config.recv_buffer_size, gro=config.gro, gso=config.gso
+            sock,
+            batch=config.recv_batch,
+            slot=config.recv_buffer_size,
+            gro=config.gro,
+            gso=config.gso,
+            txtime=config.send_txtime,
         )
     except BaseException:
         sock.close()

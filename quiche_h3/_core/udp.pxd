@@ -24,6 +24,7 @@ cdef extern from "udp_io.h" nogil:
         bint wildcard
         bint gso
         bint gro
+        bint txtime
         sockaddr_storage bound
         socklen_t bound_len
         unsigned batch
@@ -38,6 +39,7 @@ cdef extern from "udp_io.h" nogil:
         uint64_t send_blocked
         uint64_t gso_fallbacks
         uint64_t receive_errors
+        uint64_t timed
         uint32_t receive_overflow
         uint64_t *send_errors
 
@@ -48,7 +50,7 @@ cdef struct udp_calls:
     bint (*received_message)(udp_socket *u, int i, udp_message *out) noexcept nogil
     uint8_t *(*reserve)(udp_socket *u) noexcept nogil
     void (*commit)(udp_socket *u, size_t len, size_t segment, const sockaddr_storage *from_,
-                   socklen_t from_len, const sockaddr_storage *to, socklen_t to_len) noexcept nogil
+                   socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at) noexcept nogil
     int (*flush)(udp_socket *u) noexcept nogil
 
 cdef class UdpSocket:

@@ -13,13 +13,13 @@ from quiche_h3._core.libc_net cimport (
 )
 
 cdef extern from "udp_io.h" nogil:
-    bint udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bint gro, bint gso)
+    bint udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bint gro, bint gso, bint txtime)
     void udp_free(udp_socket *u)
     int udp_receive(udp_socket *u)
     bint udp_received_message(udp_socket *u, int i, udp_message *out)
     uint8_t *udp_reserve(udp_socket *u)
     void udp_commit(udp_socket *u, size_t len, size_t segment, const sockaddr_storage *from_,
-                    socklen_t from_len, const sockaddr_storage *to, socklen_t to_len)
+                    socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at)
     int udp_flush(udp_socket *u)
 
 log = logging.getLogger("quiche_h3")
@@ -38,8 +38,8 @@ cdef uint8_t *_reserve(udp_socket *u) noexcept nogil:
 
 
 cdef void _commit(udp_socket *u, size_t len, size_t segment, const sockaddr_storage *from_,
-                  socklen_t from_len, const sockaddr_storage *to, socklen_t to_len) noexcept nogil:
-    udp_commit(u, len, segment, from_, from_len, to, to_len)
+                  socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at) noexcept nogil:
+    udp_commit(u, len, segment, from_, from_len, to, to_len, at)
 
 
 cdef int _flush(udp_socket *u) noexcept nogil:
@@ -96,17 +96,19 @@ cdef class UdpSocket:
         memset(&self.u, 0, sizeof(self.u))
         self.u.fd = -1
 
-    def __init__(self, sock=None, *, batch=16, slot=65536, gro=True, gso=True, memory=None):
+    def __init__(self, sock=None, *, batch=16, slot=65536, gro=True, gso=True, txtime=False, memory=None):
         self._socket = sock
         if memory is not None:
             self.u.bound_len = to_sockaddr(memory[0], memory[1], &self.u.bound)
         elif sock is not None:
             sock.setblocking(False)
-        if not udp_init(&self.u, -1 if sock is None else sock.fileno(), batch, slot, gro, gso):
+        if not udp_init(&self.u, -1 if sock is None else sock.fileno(), batch, slot, gro, gso, txtime):
             raise MemoryError("no memory for the UDP buffers")
         if sock is not None and gso and not self.u.gso:
             log.info("UDP GSO is not available here: packets are sent one by one")
             self.warned_gso = True
+        if txtime and not self.u.txtime:
+            log.warning("SO_TXTIME is not available here: a timer paces the packets")
 
     def __dealloc__(self):
         udp_free(&self.u)
@@ -164,6 +166,7 @@ cdef class UdpSocket:
             "recv_errors": self.u.receive_errors,
             "send_blocked": self.u.send_blocked,
             "gso_fallbacks": self.u.gso_fallbacks,
+            "txtime_messages": self.u.timed,
             "send_errors": {
                 errno.errorcode.get(i, "OTHER"): self.u.send_errors[i]
                 for i in range(UDP_MAX_ERRNO) if self.u.send_errors[i]

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <netinet/udp.h>
 
 #ifdef __linux__
@@ -18,6 +19,10 @@
 #endif
 #ifndef UDP_GRO
 #define UDP_GRO 104
+#endif
+#ifndef SO_TXTIME
+#define SO_TXTIME 61
+#define SCM_TXTIME SO_TXTIME
 #endif
 #define HAVE_MMSG 1
 #else
@@ -72,8 +77,14 @@ static void set_options(udp_socket *u)
     int zero = 0;
     if (u->gso && setsockopt(u->fd, IPPROTO_UDP, UDP_SEGMENT, &zero, sizeof zero) != 0)
         u->gso = false;
+    struct {
+        int clock; /* struct sock_txtime, which older headers lack */
+        uint32_t flags;
+    } txtime = {CLOCK_MONOTONIC, 0};
+    if (u->txtime && setsockopt(u->fd, SOL_SOCKET, SO_TXTIME, &txtime, sizeof txtime) != 0)
+        u->txtime = false;
 #else
-    u->gro = u->gso = false;
+    u->gro = u->gso = u->txtime = false;
 #endif
 }
 
@@ -84,12 +95,13 @@ static bool is_wildcard(const struct sockaddr_storage *a)
     return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)a)->sin6_addr);
 }
 
-bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso)
+bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso, bool txtime)
 {
     u->fd = fd;
     u->batch = batch;
     u->gro = gro;
     u->gso = gso;
+    u->txtime = txtime;
     u->arena = (uint8_t *)malloc(UDP_SEND_ARENA);
     u->messages = (udp_message *)calloc(UDP_SEND_MESSAGES, sizeof(udp_message));
     if (!u->arena || !u->messages)
@@ -261,7 +273,7 @@ uint8_t *udp_reserve(udp_socket *u)
 }
 
 void udp_commit(udp_socket *u, size_t len, size_t segment, const struct sockaddr_storage *from, socklen_t from_len,
-                const struct sockaddr_storage *to, socklen_t to_len)
+                const struct sockaddr_storage *to, socklen_t to_len, uint64_t at)
 {
     udp_message *m = &u->messages[u->count++];
     m->data = u->arena + u->used;
@@ -271,12 +283,16 @@ void udp_commit(udp_socket *u, size_t len, size_t segment, const struct sockaddr
     m->local_len = from_len;
     memcpy(&m->peer, to, to_len);
     m->peer_len = to_len;
+    m->at = u->txtime ? at : 0;
+    if (m->at)
+        u->timed++;
     u->used += len;
 }
 
 typedef union {
     struct cmsghdr align;
-    uint8_t bytes[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(uint16_t))];
+    uint8_t bytes[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(uint16_t)) +
+                  CMSG_SPACE(sizeof(uint64_t))];
 } send_control;
 
 static size_t put_cmsg(struct msghdr *m, size_t used, int level, int type, const void *data, size_t len)
@@ -326,6 +342,8 @@ static void fill(udp_socket *u, udp_message *m, uint8_t *data, size_t len, struc
         uint16_t segment = (uint16_t)m->segment;
         used = put_cmsg(msg, used, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment);
     }
+    if (m->at)
+        used = put_cmsg(msg, used, SOL_SOCKET, SCM_TXTIME, &m->at, sizeof m->at);
 #endif
     msg->msg_controllen = used;
     if (used == 0)

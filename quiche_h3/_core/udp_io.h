@@ -19,12 +19,14 @@ typedef struct {
     socklen_t peer_len, local_len;
     uint8_t *data;
     size_t len, segment; /* `len` bytes, every `segment` of them one udp payload, the last may be shorter */
+    uint64_t at;         /* to send: when, in nanoseconds of the monotonic clock, where the socket has `txtime`; 0: now */
 } udp_message;
 
 typedef struct {
     int fd;        /* -1: a memory socket, what is sent stays in the arena until it is taken */
     bool wildcard; /* bound to no particular address: IP_PKTINFO tells and sets the local one */
     bool gso, gro;
+    bool txtime; /* the kernel (its fq queue) keeps each message until its time */
     struct sockaddr_storage bound;
     socklen_t bound_len;
 
@@ -38,7 +40,7 @@ typedef struct {
     size_t first_offset;   /* bytes of messages[first] that already left */
     udp_message *messages; /* owned, UDP_SEND_MESSAGES of them */
 
-    uint64_t udp_received, bytes_received, udp_sent, bytes_sent, send_blocked, gso_fallbacks, receive_errors;
+    uint64_t udp_received, bytes_received, udp_sent, bytes_sent, send_blocked, gso_fallbacks, receive_errors, timed;
     uint32_t receive_overflow;
     uint64_t send_errors[UDP_MAX_ERRNO];
 } udp_socket;
@@ -47,7 +49,7 @@ enum { UDP_SEND_OK = 0, UDP_SEND_BLOCKED = 1, UDP_SEND_NO_BUFFERS = 2 };
 
 /* Allocates the buffers and sets the options of a bound, non-blocking socket (or fd -1). One received message has
  * room for `slot` bytes. False: out of memory. */
-bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso);
+bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso, bool txtime);
 void udp_free(udp_socket *u);
 
 /* Receives one batch. Returns the number of messages (udp_received_message() reads them), 0 when there is none. */
@@ -56,9 +58,9 @@ bool udp_received_message(udp_socket *u, int i, udp_message *out);
 
 /* Room for one train of packets, or NULL while the socket is blocked. */
 uint8_t *udp_reserve(udp_socket *u);
-/* `len` bytes at the place udp_reserve() gave become one message of `segment` byte payloads. */
+/* `len` bytes at the place udp_reserve() gave become one message of `segment` byte payloads, to leave at `at`. */
 void udp_commit(udp_socket *u, size_t len, size_t segment, const struct sockaddr_storage *from, socklen_t from_len,
-                const struct sockaddr_storage *to, socklen_t to_len);
+                const struct sockaddr_storage *to, socklen_t to_len, uint64_t at);
 /* Sends what was committed: UDP_SEND_*. What cannot leave now is kept. */
 int udp_flush(udp_socket *u);
 

@@ -54,9 +54,11 @@ def bound(host: str = "127.0.0.1", **options: int) -> socket.socket:
 class Real:
     """A server and a client endpoint on sockets of the kernel, driven by poll()."""
 
-    def __init__(self, certificate: SimpleNamespace, servers: list[UdpSocket], client: UdpSocket) -> None:
+    def __init__(
+        self, certificate: SimpleNamespace, servers: list[UdpSocket], client: UdpSocket, config: ServerConfig
+    ) -> None:
         self.server_app, self.client_app = App(True), App(False)
-        self.server = Endpoint(EngineSettings(ServerConfig(), certificate), self.server_app, server=True)
+        self.server = Endpoint(EngineSettings(config, certificate), self.server_app, server=True)
         self.client = Endpoint(EngineSettings(ClientConfig(verify=False)), self.client_app, server=False)
         for sock in servers:
             self.server.add_socket(sock)
@@ -110,8 +112,10 @@ class Real:
 def real(certificate: SimpleNamespace) -> Iterator[Callable[..., Real]]:
     made: list[Real] = []
 
-    def make(servers: list[UdpSocket], client: UdpSocket | None = None) -> Real:
-        made.append(Real(certificate, servers, client or UdpSocket(bound())))
+    def make(
+        servers: list[UdpSocket], client: UdpSocket | None = None, config: ServerConfig | None = None
+    ) -> Real:
+        made.append(Real(certificate, servers, client or UdpSocket(bound()), config or ServerConfig()))
         return made[-1]
 
     yield make
@@ -192,7 +196,7 @@ def download_with_a_full_buffer(gso: bool) -> None:
             Path(path).write_bytes(data)
         server = UdpSocket(bound(SNDBUF=30_000), gso=gso)
         client = UdpSocket(bound(RCVBUF=8 << 20))
-        pair = Real(SimpleNamespace(cert_path=paths[0], key_path=paths[1]), [server], client)
+        pair = Real(SimpleNamespace(cert_path=paths[0], key_path=paths[1]), [server], client, ServerConfig())
     body = random.Random(2).randbytes(2_000_000)
     pair.server_app.answer_with(body)
     handler = pair.fetch(server.address)
@@ -364,3 +368,20 @@ def test_only_literal_addresses(host: str) -> None:
 
 if __name__ == "__main__":
     download_with_a_full_buffer(sys.argv[1] == "1")
+
+
+def test_the_kernel_is_given_the_time_of_paced_packets(real: Callable[..., Real]) -> None:
+    """`send_txtime`: packets go to the kernel ahead of their time, with that time (SO_TXTIME).
+
+    The loopback has no queue that would hold them: what is seen here is that they were handed over so.
+    """
+    config = ServerConfig(
+        bind_addr="127.0.0.1", bind_port=0, send_txtime=True, cc_algorithm="bbr2_gcongestion"
+    )
+    (server_socket,) = open_server_sockets(config)
+    both = real([server_socket], config=config)
+    both.server_app.answer_with(bytes(300_000))
+    handler = both.fetch(server_socket.address)
+    assert len(handler.body) == 300_000
+    assert server_socket.counters()["txtime_messages"] > 0
+    assert both.client.sockets[0].counters()["txtime_messages"] == 0
