@@ -211,8 +211,8 @@ class TransportConfig:
     gso: bool = flag(True, "Send runs of packets in one message where the kernel can (UDP GSO).")
     send_txtime: bool = flag(
         False,
-        "Let the kernel hold paced packets until their time (SO_TXTIME), where it can. Only for devices with the fq "
-        "queueing discipline: any other sends them at once.",
+        "Let the kernel hold paced packets until their time (SO_TXTIME), where it can. Only for devices "
+        "with the fq queueing discipline: any other sends them at once.",
     )
     gro: bool = flag(True, "Receive runs of packets in one message where the kernel can (UDP GRO).")
     so_rcvbuf: int = integer(4 * MIB, "bytes", 0, 1 << 30, "Kernel's receive buffer; 0 keeps its default.")
