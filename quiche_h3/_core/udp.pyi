@@ -15,6 +15,7 @@ class UdpSocket:
         slot: int = 65536,
         gro: bool = True,
         gso: bool = True,
+        txtime: bool = False,
         memory: tuple[str, int] | None = None,
     ) -> None: ...
     @property
