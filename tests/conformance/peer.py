@@ -82,7 +82,7 @@ class MemoryServer(Server):
     """The server as programs use it, with its handlers and limits, but its packets come from `give()`."""
 
     def __init__(self, **fields: Any) -> None:
-        certificate = {} if "cert_path" in fields else {"dev_cert": True}
+        certificate: dict[str, Any] = {} if "cert_path" in fields else {"dev_cert": True}
         super().__init__(ServerConfig(bind_addr="127.0.0.1", bind_port=0, **certificate, **fields))
         self.socket = UdpSocket(memory=SERVER)
         self.answers: dict[Address, list[bytes]] = {}

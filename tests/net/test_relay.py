@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ SIZE = 1200
 
 
 @contextmanager
-def ends(scenario: str, **options: int) -> Iterator[tuple[Relay, socket.socket, socket.socket]]:
+def ends(scenario: str, **options: Any) -> Iterator[tuple[Relay, socket.socket, socket.socket]]:
     """A relay, a client's socket connected to it, and the server's socket behind it."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
