@@ -226,8 +226,9 @@ func serve(o *options) error {
 	if err := printJSON(map[string]any{"port": socket.LocalAddr().(*net.UDPAddr).Port}); err != nil {
 		return err
 	}
-	if err := server.Serve(socket); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return err
+	err = server.Serve(socket)
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, context.Canceled) {
+		return nil
 	}
-	return nil
+	return err
 }
