@@ -852,6 +852,7 @@ cdef class Stream:
         """STOP_SENDING came: the peer wants no more of what we send."""
         if not self.sending:
             return 0
+        self.http3.counters.n.resets_received += 1
         self.http3.charge_reset()
         self.drop_sending()
         if self.handler is not None:

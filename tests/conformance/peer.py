@@ -296,7 +296,7 @@ class Peer:
         else:
             kind = _PACKET_TYPES[epoch]
             if epoch is Epoch.INITIAL:
-                payload += bytes(max(0, 1200 - 30 - len(dcid) - len(scid) - len(payload)))
+                payload += bytes(max(0, 1200 - 28 - len(dcid) - len(scid) - len(payload)))
             first = encode_long_header_first_byte(VERSION, kind, size - 1) | reserved << 2
             header = bytes([first]) + VERSION.to_bytes(4, "big")
             header += bytes([len(dcid)]) + dcid + bytes([len(scid)]) + scid

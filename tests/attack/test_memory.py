@@ -1,0 +1,177 @@
+"""What one client can make the server hold: fragments, unread bodies, half-open handshakes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from aioquic.tls import Epoch
+from conformance import wire
+from conformance.peer import MemoryServer, Peer
+
+from quiche_h3.errors import H3ErrorCode
+
+from .support import KIB, MIB, count, is_well, make_server, metrics, resident
+
+INTERNAL_ERROR = 0x01
+
+
+def crypto(offset: int, data: bytes) -> bytes:
+    """A CRYPTO frame (RFC 9000 19.6)."""
+    return b"\x06" + wire.varint(offset) + wire.varint(len(data)) + data
+
+
+def packed(frames: list[bytes], room: int = 1250) -> list[bytes]:
+    """Frames, as many to a packet as fit."""
+    packets = [b""]
+    for frame in frames:
+        if len(packets[-1]) + len(frame) > room:
+            packets.append(b"")
+        packets[-1] += frame
+    return packets
+
+
+def inject_all(peer: Peer, frames: list[bytes], epoch: Epoch = Epoch.ONE_RTT) -> None:
+    """Until all is said, or the server closes."""
+    for number, payload in enumerate(packed(frames)):
+        if peer.closed is not None:
+            return
+        peer.server.give(peer.packet(payload, epoch=epoch), peer.address)
+        if number % 16 == 15:
+            peer.pump()
+    peer.pump()
+
+
+def upload_begun(server: MemoryServer, streams: int = 1) -> Peer:
+    """A client with uploads whose handlers wait for more."""
+    peer = Peer(server).open()
+    head = wire.headers(wire.request(b"/echo", b"POST"))
+    for i in range(streams):
+        peer.inject(wire.stream_frame(4 * i, head + b"\0\x80\x10\0\0"))  # DATA, 1 MiB
+    return peer
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_fragments_of_one_stream(stride: int) -> None:
+    """Attack row 17, RUSTSEC-2026-0185: bytes one by one, or every other one, hold under 16 MiB."""
+    with make_server(max_non_streaming_body_bytes=MIB) as server:
+        upload_begun(server)
+        before = resident()
+        peer = upload_begun(server)
+        offsets = range(1000, 1000 + stride * count(1_000_000, 60_000), stride)
+        inject_all(peer, [wire.stream_frame(0, b"x", offset=at) for at in offsets])
+        assert resident() - before < 16 * MIB
+        if stride == 2:
+            assert peer.closed is not None
+            assert (peer.closed.code, peer.closed.app) == (INTERNAL_ERROR, False)
+        else:
+            assert peer.closed is None
+        is_well(server)
+
+
+def test_fragments_of_all_streams() -> None:
+    """Attack row 17: fewer gaps than close a stream, in each of a hundred streams, close the connection."""
+    with make_server() as server:
+        upload_begun(server, 100)
+        before = resident()
+        peer = upload_begun(server, 100)
+        for i in range(100):
+            inject_all(peer, [wire.stream_frame(4 * i, b"x", offset=at) for at in range(1000, 2800, 2)])
+        assert peer.closed is not None
+        assert (peer.closed.code, peer.closed.app) == (INTERNAL_ERROR, False)
+        assert resident() - before < 16 * MIB
+        is_well(server)
+
+
+def test_all_the_credit_there_is() -> None:
+    """Whatever credit the client is given, filled to the last byte and never read: under 16 MiB."""
+    with make_server(max_non_streaming_body_bytes=64 * MIB) as server:
+        before = resident()
+        peer = upload_begun(server, 4)
+        window = peer.quic._remote_max_data
+        chunk = bytes(1100)
+        frames = [
+            wire.stream_frame(4 * i, chunk, offset=at)
+            for i in range(4)
+            for at in range(2000, window // 4 - 2000, len(chunk))
+        ]
+        inject_all(peer, frames)
+        assert peer.closed is None
+        assert resident() - before < 16 * MIB
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_crypto_fragments_before_the_handshake(stride: int) -> None:
+    """Attack rows 4 and 14: a half-open connection holds less than 0.5 MiB."""
+    with make_server(max_half_open_per_address=0, half_open_retry_threshold=10_000) as server:
+        peers = count(200, 40)
+
+        def attack() -> None:
+            peer = Peer(server).start()
+            for payload, _ in peer.quic.datagrams_to_send(time.monotonic()):
+                server.give(payload, peer.address)
+            peer.turn()
+            if not peer.keys(Epoch.HANDSHAKE):
+                return
+            frames = [crypto(at, b"x") for at in range(5, 5 + stride * 3600, stride)]
+            for payload in packed(frames, 1100)[:17]:
+                server.give(peer.packet(payload, epoch=Epoch.HANDSHAKE), peer.address)
+            server.turn()
+
+        attack()
+        before = resident()
+        for _ in range(peers):
+            attack()
+        each = (resident() - before) / peers
+        assert each < MIB / 2, f"{each / KIB:.0f} KiB"
+        is_well(server)
+
+
+def test_a_handshake_that_grows_is_given_up() -> None:
+    """Attack row 14: after 24 KiB of Initial and Handshake packets the half-open connection is dropped."""
+    with make_server() as server:
+        peer = Peer(server).start()
+        for payload, _ in peer.quic.datagrams_to_send(time.monotonic()):
+            server.give(payload, peer.address)
+        peer.turn()
+        for at in range(40):
+            server.give(peer.packet(crypto(5 + 2 * at, b"x"), epoch=Epoch.INITIAL), peer.address)
+            server.turn()
+        assert metrics(server, "connections")["handshake_overruns"] == 1
+        assert not server.connections
+        is_well(server)
+
+
+def test_frames_that_do_nothing() -> None:
+    """Attack rows 12 and 30: challenges, pings and unknown frames in masses hold nothing."""
+    with make_server() as server:
+        peer = Peer(server).open()
+        unknown = wire.headers(wire.request(b"/echo", b"POST"))
+        peer.inject(wire.stream_frame(0, unknown))
+        offset = len(unknown)
+        memory = 0
+        rounds = count(5000, 400)
+        for number in range(rounds):
+            if number == rounds // 4:
+                memory = resident()
+            grease = wire.frame(0x21 + 31 * (number % 7)) * 200 + wire.frame(0) * 100
+            peer.inject(b"\x1a" + bytes(7) + bytes([number % 251]) + b"\x01" * 300)
+            peer.inject(wire.stream_frame(0, grease, offset=offset))
+            offset += len(grease)
+            peer.datagrams.clear()
+        assert peer.closed is None
+        assert resident() - memory < MIB
+        is_well(server)
+
+
+def test_encoder_instructions_in_masses() -> None:
+    """Attack row 25: more than 4 KiB of QPACK encoder instructions close the connection with 0x201."""
+    with make_server(header_timeout_ms=100) as server:
+        peer = Peer(server).open()
+        end = time.monotonic() + 10
+        while peer.closed is None:
+            assert time.monotonic() < end
+            peer.send(6, b"\x20" * 500)  # Set Dynamic Table Capacity: 0
+            peer.pump()
+        assert (peer.closed.code, peer.closed.app) == (H3ErrorCode.QPACK_ENCODER_STREAM_ERROR, True)
+        is_well(server)
