@@ -18,6 +18,8 @@ from interop import pattern
 
 from .browsers import Browser, Launcher
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 SECONDS = 10.0
 HERE = Path(__file__).parent

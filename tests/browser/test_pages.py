@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from playwright.async_api import Page
 
 from .browsers import Browser, Launcher
+
+pytestmark = pytest.mark.slow
 
 PROTOCOL = "performance.getEntriesByType('navigation')[0].nextHopProtocol"
 COMMAND = [sys.executable, "-m", "quiche_h3", "serve", "--dev-cert", "--tcp", "--port", "0"]
