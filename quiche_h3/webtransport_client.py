@@ -18,7 +18,6 @@ from .client_exchange import HeaderItems, encode_headers
 from .client_link import ConnectionInfo, Link, closed_by_us
 from .config import ClientConfig
 from .errors import (
-    ConfigError,
     H3ErrorCode,
     QuicheH3Error,
     SessionRejected,
@@ -190,8 +189,6 @@ def prepare_session(
     """What a session needs, checked."""
     origin, path = parse_url(url)
     settings = prepare_config(config, verify, cafile)
-    if not settings.enable_dgram:
-        raise ConfigError("enable_dgram", "WebTransport cannot do without datagrams", "set it to true")
     return origin, SessionRequest(origin, path, headers, protocols), settings
 
 

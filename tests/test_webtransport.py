@@ -11,6 +11,7 @@ from webtransport_peer import WebTransportClient, soon, talk
 
 from quiche_h3 import (
     CloseInfo,
+    ConfigError,
     Forbidden,
     InvalidState,
     Server,
@@ -231,6 +232,15 @@ def test_it_can_be_turned_off(environment: dict[str, str]) -> None:
         assert not {0x2B603742, 0xC671706A} & (client.http.received_settings or {}).keys()
 
     talk(server, scenario)
+
+
+def test_it_needs_datagrams() -> None:
+    """Section 3.1: without them there is no WebTransport, which is said before anything is bound."""
+    with pytest.raises(ConfigError, match="WebTransport cannot do without datagrams"):
+        server_with(echo, enable_dgram=False).open()
+    server = server_with(echo, enable_dgram=False, enable_webtransport=False)
+    server.open()
+    server.close()
 
 
 def test_what_is_announced() -> None:

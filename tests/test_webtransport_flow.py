@@ -167,18 +167,21 @@ def test_a_peer_that_takes_more_than_it_was_given(what: str) -> None:
     async def scenario(client: WebTransportClient) -> None:
         session = await client.session("/wt")
         if what == "data":
-            session.open(bytes(64 * KIB))
+            session.open(bytes(8 * KIB))
+            await client.ping()  # it is there as a whole, for it is judged when it is read
+            session.datagram(b"read")
         else:
             for _ in range(3):
                 session.open(b"x")
         assert await soon(session.stop_code) == 0x045D4487
 
     async def handler(session: ServerSession) -> None:
+        await session.receive_datagram()
         async for stream in session.incoming_bidi_streams():
             await stream.read_all()
 
     settings = {0x2B61: 1000, 0x2B64: 1, 0x2B65: 1}
-    run_with_settings(server_with(handler, **small()), scenario, settings)
+    run_with_settings(server_with(handler, **small(wt_session_window=2 * KIB)), scenario, settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {0x2B61: 1000}])

@@ -38,7 +38,10 @@ cdef class SessionFlow:
         return self.begun[bidi] <= self.granted_streams[bidi]
 
     def take_data(self, uint64_t n):
-        """So many bytes were read. False: the peer may not have sent them."""
+        """So many bytes were read. False: the peer may not have sent them.
+
+        What was not read yet is bounded by the windows of QUIC, and is judged when it is read.
+        """
         self.consumed += n
         return self.consumed <= self.granted
 

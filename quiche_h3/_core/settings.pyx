@@ -187,6 +187,9 @@ cdef class EngineSettings:
     def _set_webtransport(self, config, server):
         """What announces WebTransport to the peers of all drafts that can do without RESET_STREAM_AT."""
         cdef uint64_t pairs[10]
+        if not config.enable_dgram:
+            raise ConfigError("enable_dgram", "WebTransport cannot do without datagrams",
+                              "set it to true, or enable_webtransport to false")
         cdef size_t n = 0
         values = {SETTINGS_ENABLE_WEBTRANSPORT: 1}
         if server:  # what it can bear
