@@ -879,6 +879,7 @@ cdef class Stream:
         self.head = None
         if self.http3.h3 == NULL or self.id == <uint64_t>-1:
             self.sending = self.receiving = False
+            self.http3.connection.touch()  # the turn drops it from those that wait for credit
             return
         self.http3.counters.n.resets_sent += 1
         self.http3.charge_reset()

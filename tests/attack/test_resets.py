@@ -56,7 +56,7 @@ def give_up(peer: Peer, total: int, request: bytes, *, size: int = 20, answered:
         for table in (peer.answers, peer.quic._streams):  # what the client itself keeps of them
             for i in [i for i in table if i % 4 == 0]:
                 del table[i]
-        peer.quic._streams_queue[:] = [s for s in peer.quic._streams_queue if s.stream_id % 4]
+        peer.quic._streams_queue[:] = [s for s in peer.quic._streams_queue if (s.stream_id or 0) % 4]
 
 
 def test_rapid_reset_ends_the_connection() -> None:
