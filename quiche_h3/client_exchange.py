@@ -231,6 +231,10 @@ class ClientExchange:
             self.open_datagrams()
         self.stream.send_datagram(payload, self._capsules is not None)
 
+    def set_priority(self, priority: Priority) -> None:
+        """Asks the server to rank the response so (RFC 9218 7)."""
+        self.stream.send_priority_update(priority.urgency, priority.incremental)
+
     def _read_capsules(self) -> bool:
         """Takes what is there of a body of capsules; False when somebody else reads it."""
         if self._capsules is None or self.on_datagram is None:

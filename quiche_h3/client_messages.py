@@ -28,6 +28,7 @@ from .client_thread import ClientThread
 from .datagrams import BlockingDatagrams, DatagramQueue
 from .errors import ConnectionClosed, H3ErrorCode, StatusError, StreamingError, TimedOut
 from .headers import Headers
+from .priorities import Priority
 from .threads import T, ThreadStream
 from .timeouts import Timeout, Timeouts, timeouts_of
 
@@ -63,6 +64,10 @@ class ClientStream(ThreadStream):
 
     def send_datagram(self, payload: bytes, capsules: bool = False) -> None:
         self._run(self.exchange.send_datagram, payload)
+
+    def ask_priority(self, priority: Priority) -> None:
+        """See `ClientExchange.set_priority()`."""
+        self._run(self.exchange.set_priority, priority)
 
     def datagram_waiter(self, seconds: float) -> Callable[[], bytes | None]:
         """A function that waits for the request's next datagram; it returns None after the last."""
@@ -149,6 +154,13 @@ class ClientRequest:
         DatagramTooLarge, DatagramNotEnabled, StreamClosed or ConnectionClosed.
         """
         self._stream.send_datagram(bytes(payload))
+
+    def set_priority(self, priority: Priority) -> None:
+        """Asks the server to rank the response anew (PRIORITY_UPDATE, RFC 9218 7).
+
+        Raises ValueError, InvalidState while the request waits for a stream, StreamBlocked, ConnectionClosed.
+        """
+        self._stream.ask_priority(priority)
 
     def on_datagram(self, callback: Callable[[bytes], object]) -> None:
         """Registers `callback(payload)` for HTTP datagrams of this request, in the client's own thread."""

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 from .body import Body
 from .headers import Headers
+from .priorities import Priority as Priority
 
 if TYPE_CHECKING:
     from ._core.connection import Connection
     from ._core.http3 import Stream
 
 Address = tuple[str, int]
-
-
-class Priority(NamedTuple):
-    """How the client ranks a response (RFC 9218 4): urgency 0 (first) to 7, and whether parts are of use."""
-
-    urgency: int = 3
-    incremental: bool = False
-
-    @classmethod
-    def parse(cls, value: str) -> Priority:
-        """Reads a Priority field value; what is not understood keeps its default (RFC 9218 4)."""
-        urgency, incremental = 3, False
-        for item in value.split(","):
-            key, _, text = item.strip().partition("=")
-            if key == "u" and text in ("0", "1", "2", "3", "4", "5", "6", "7"):
-                urgency = int(text)
-            elif key == "i" and text in ("", "?0", "?1"):
-                incremental = text != "?0"
-        return cls(urgency, incremental)
 
 
 class Request:
@@ -111,8 +93,13 @@ class Request:
 
     @property
     def priority(self) -> Priority:
-        """The priority the client asked for with the request."""
-        return Priority.parse(self.headers.get("priority", ""))
+        """What the client asks for: by the priority field, or by its last PRIORITY_UPDATE (RFC 9218)."""
+        return Priority(*self._stream.priority)
+
+    def take_last_priority_update(self) -> str | None:
+        """The value of the last PRIORITY_UPDATE that came since this was asked, None when none did."""
+        value: bytes | None = self._stream.take_last_priority_update()
+        return None if value is None else value.decode("latin-1")
 
     @property
     def connection(self) -> Connection:

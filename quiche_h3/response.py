@@ -300,6 +300,16 @@ class Response:
         self._open_capsules()
         return AsyncDatagrams(self._exchange(self).open_datagrams())
 
+    # Its rank
+
+    def set_priority(self, urgency: int, incremental: bool = False) -> None:
+        """Ranks this response among those of its connection, whatever the client asks for (RFC 9218 8).
+
+        Urgency 0 goes first, 7 last; of equals the earlier request goes first, or their parts alternate when
+        they are `incremental`. Raises ValueError for another urgency.
+        """
+        self._stream.set_priority(urgency, incremental)
+
     # Other endings
 
     def defer(self) -> None:

@@ -144,6 +144,9 @@ class ThreadStream:
     def send_datagram(self, payload: bytes, capsules: bool = False) -> None:
         self._run(self._stream.send_datagram, payload, capsules)
 
+    def set_priority(self, urgency: int, incremental: bool) -> None:
+        self._run(self._stream.set_priority, urgency, incremental)
+
     def datagrams(self) -> BlockingDatagrams:
         """The datagrams of the request, to be waited for in this thread."""
         queue = self._run(self._exchange.open_datagrams)

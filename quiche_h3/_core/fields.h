@@ -32,7 +32,7 @@ typedef struct {
     bool regular_seen;
     bool expect_continue;   /* RFC 9110 10.1.1 */
     int64_t content_length; /* -1: none */
-    field_span pseudo[PSEUDO_COUNT], host;
+    field_span pseudo[PSEUDO_COUNT], host, priority;
     const field_limits *limits;
 } field_section;
 
@@ -83,7 +83,7 @@ static inline void field_section_begin(field_section *s, int kind, const field_l
     s->content_length = -1;
     for (int i = 0; i < PSEUDO_COUNT; i++)
         s->pseudo[i].offset = FIELD_ABSENT;
-    s->host.offset = FIELD_ABSENT;
+    s->host.offset = s->priority.offset = FIELD_ABSENT;
     s->limits = limits;
 }
 
@@ -192,6 +192,8 @@ static inline int field_check(field_section *s, const uint8_t *name, size_t n, c
         return s->kind == FIELDS_TRAILERS || !field_content_length(s, value, value_len) ? FIELDS_MALFORMED : FIELDS_OK;
     if (FIELD_IS(name, n, "expect"))
         s->expect_continue = field_is_100_continue(value, value_len);
+    if (FIELD_IS(name, n, "priority"))
+        *span = &s->priority;
     if (FIELD_IS(name, n, "host")) {
         if (s->host.offset != FIELD_ABSENT)
             return FIELDS_MALFORMED;

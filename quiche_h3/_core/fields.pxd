@@ -38,6 +38,7 @@ cdef extern from "fields.h" nogil:
         int64_t content_length
         field_span *pseudo
         field_span host
+        field_span priority
 
     void field_section_begin(field_section *s, int kind, const field_limits *limits)
     int field_section_add(field_section *s, const uint8_t *name, size_t n, const uint8_t *value, size_t value_len)
@@ -48,6 +49,7 @@ cdef class FieldSection:
     cdef bytes data
     cdef field_span pseudo[6]
     cdef field_span host
+    cdef field_span priority
     cdef readonly int64_t content_length
     cdef readonly bint expect_continue
     cdef bytes span(self, field_span s)

@@ -34,10 +34,11 @@ cdef FieldSection parse_fields(quiche_h3_event *event, int kind, Http3Limits lim
     fields.data = PyBytes_FromStringAndSize(<char *>section.data, section.len if result[0] == FIELDS_OK else 0)
     memcpy(fields.pseudo, section.pseudo, sizeof(fields.pseudo))
     fields.host = section.host
+    fields.priority = section.priority
     fields.content_length = section.content_length
     fields.expect_continue = section.expect_continue
     if result[0] != FIELDS_OK:  # nothing of it is kept, so nothing may be found
-        fields.host.offset = FIELD_ABSENT
+        fields.host.offset = fields.priority.offset = FIELD_ABSENT
         for i in range(PSEUDO_COUNT):
             fields.pseudo[i].offset = FIELD_ABSENT
     return fields

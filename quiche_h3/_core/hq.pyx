@@ -289,6 +289,18 @@ cdef class HqStream:
     def drop_datagram(self):
         """None comes."""
 
+    @property
+    def priority(self):
+        """The default: there is no field to ask for another."""
+        return 3, False
+
+    def take_last_priority_update(self):
+        """None comes."""
+        return None
+
+    def set_priority(self, urgency, incremental):
+        """Answers are sent as they come."""
+
     # Receiving
 
     cdef bytes read(self, Py_ssize_t n):

@@ -64,6 +64,9 @@ cdef class Http3(Protocol):
     cdef bint extended_connect          # RFC 9220: announced by us
     cdef bint announced_datagrams       # RFC 9297: by us
     cdef readonly uint64_t highest_request       # the first stream id that was not seen yet
+    cdef bint any_incremental           # there was an incremental response
+    cdef int64_t wrote_first            # of several incremental ones, in the last turn
+    cdef dict early_updates             # stream id -> PRIORITY_UPDATE of a request that has not come
     cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
     cdef bint goaway_sent               # that was said: there was room for it
     cdef token_bucket resets            # streams given up, by the peer or by us
@@ -76,6 +79,8 @@ cdef class Http3(Protocol):
     cdef int64_t quarter_stream_id(self, bytes payload, ssize_t *size) except -2
     cdef bint give_datagram(self, bytes payload) except -1
     cdef int give_raw_datagrams(self, list raw) except -1
+    cdef int alternate(self, int64_t *writable, int count) except -1
+    cdef int on_priority_update(self, uint64_t stream_id) except -1
     cdef int failed(self, uint64_t stream_id, object error) except -1
     cdef int open_waiting(self) except -1
     cdef int send_goaway(self) except -1
@@ -99,6 +104,11 @@ cdef class Stream:
     cdef readonly bint blocked          # write() could not take all: on_drained() follows
     cdef bint fin_queued
     cdef object trailers                # pairs to send after the queue, else None
+    cdef uint8_t urgency                # RFC 9218: of what we send
+    cdef bint incremental
+    cdef bint ranked                    # by our own program: the client's wishes count no more
+    cdef object asked                   # (urgency, incremental) that the client asks for, None: the default
+    cdef object update                  # the value of a PRIORITY_UPDATE that nobody has taken
     cdef int64_t announced              # the content-length that we sent, -1: none
     cdef bint not_modified              # a 304, whose length is that of another response
     cdef readonly object malformed      # what was wrong with what the peer sent, or None
@@ -108,6 +118,8 @@ cdef class Stream:
     cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2
     cdef int send_head(self, list pairs, bint fin) except -1
     cdef int send_trailers(self) except -1
+    cdef int ask_priority(self, bytes value) except -1
+    cdef int apply_priority(self) except -1
     cdef int check_length(self, Py_ssize_t more, bint fin) except -1
     cdef int sent_fin(self) except -1
     cdef int stopped(self, uint64_t code) except -1

@@ -35,6 +35,7 @@ from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.stateless cimport bucket_init, bucket_take
 
 from quiche_h3.capsules import encode_capsule, encode_varint
+from quiche_h3.priorities import Priority
 from quiche_h3.errors import (
     ConnectionClosed, DatagramNotEnabled, DatagramTooLarge, H3ErrorCode, InvalidState, QuicheH3Error,
     ResponseEnded, StreamClosed, StreamReset, WouldBlock, check_h3, check_quic,
@@ -49,6 +50,8 @@ cdef enum:
     WRITABLE_PER_TURN = 4096
     OWN_STREAMS = 12        # unidirectional ones below are our control and QPACK streams (RFC 9114 6.2.1)
     SCRATCH = 65536
+    DEFAULT_URGENCY = 3                 # RFC 9218 4.1
+    URGENCY_OFFSET = 124                # where quiche has urgency 0 of HTTP/3 among the priorities of streams
     MAX_DATAGRAM_CAPSULE = 65535        # no frame carries more either
     MAX_CAPSULES_PENDING = 262144       # bytes: datagrams are not worth waiting for
 
@@ -56,6 +59,11 @@ cdef uint8_t scratch[SCRATCH]           # used between two calls, always with th
 cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
 
 cdef int no_setting(uint64_t identifier, uint64_t value, void *argp) noexcept nogil:
+    return 0
+
+
+cdef int keep_value(uint8_t *value, uint64_t n, void *argp) noexcept with gil:
+    (<list>argp).append(PyBytes_FromStringAndSize(<char *>value, n))
     return 0
 
 
@@ -118,6 +126,8 @@ cdef class Http3(Protocol):
         self.refuse_from = -1
         self.unacknowledged = []
         self.resetting = []
+        self.early_updates = {}
+        self.wrote_first = -1
         if server:
             config = connection.settings.config
             bucket_init(&self.resets, config.stream_resets_per_second, config.stream_resets_burst, connection.c.now)
@@ -156,6 +166,8 @@ cdef class Http3(Protocol):
                 break
             writable[count] = stream_id
             count += 1
+        if self.any_incremental and count > 1:
+            self.alternate(writable, count)
         for i in range(count):
             # Every id is touched, known or not: a stream that the peer stopped is collected only then. And before
             # anything is read: reading the last of a stopped stream collects it, and nobody would be told.
@@ -260,6 +272,8 @@ cdef class Http3(Protocol):
             except Exception:
                 log.exception("connection %d: goaway() failed", self.connection.id)
             return 0
+        if kind == QUICHE_H3_EVENT_PRIORITY_UPDATE:
+            return self.on_priority_update(stream_id)
         stream = self.streams.get(stream_id)
         if kind == QUICHE_H3_EVENT_RESET:
             self.counters.n.resets_received += 1
@@ -288,6 +302,40 @@ cdef class Http3(Protocol):
             if stream.handler is not None:
                 stream.handler.on_finished()
             stream.settle()
+        return 0
+
+    cdef int alternate(self, int64_t *writable, int count) except -1:
+        """RFC 9218 10: of equally urgent incremental responses another one is the first to write in each turn."""
+        cdef int i = 0, j
+        cdef Stream stream, other
+        while i < count:
+            j = i + 1
+            stream = self.streams.get(writable[i])
+            while stream is not None and stream.incremental and j < count:
+                other = self.streams.get(writable[j])
+                if other is None or not other.incremental or other.urgency != stream.urgency:
+                    break
+                j += 1
+            if j - i > 1:
+                ids = sorted([(writable[k] <= self.wrote_first, writable[k]) for k in range(i, j)])
+                self.wrote_first = ids[0][1]
+                for k in range(i, j):
+                    writable[k] = ids[k - i][1]
+            i = j
+        return 0
+
+    cdef int on_priority_update(self, uint64_t stream_id) except -1:
+        """RFC 9218 7: it may come before its request, and counts more than the request's own field."""
+        cdef Stream stream = self.streams.get(stream_id)
+        value = []
+        quiche_h3_take_last_priority_update(self.h3, stream_id, keep_value, <void *>value)
+        if not value:
+            return 0
+        if stream is not None:
+            stream.ask_priority(value[0])
+            stream.update = value[0]
+        elif stream_id >= self.highest_request:  # quiche takes none beyond the limit of streams
+            self.early_updates[stream_id] = value[0]
         return 0
 
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1:
@@ -341,6 +389,13 @@ cdef class Http3(Protocol):
         stream.announced = -1
         stream.early_data = not self.connection.c.established
         stream.fields = fields
+        stream.urgency = DEFAULT_URGENCY
+        if fields.priority.offset != FIELD_ABSENT:
+            stream.ask_priority(fields.span(fields.priority))
+        if self.early_updates:
+            stream.update = self.early_updates.pop(stream_id, None)
+            if stream.update is not None:
+                stream.ask_priority(stream.update)
         if stream_id >= self.highest_request:
             self.highest_request = stream_id + 4
         if self.refuse_from >= 0 and stream_id >= <uint64_t>self.refuse_from:
@@ -615,6 +670,57 @@ cdef class Stream:
         """Counts a datagram of this request that nobody took."""
         self.http3.counters.n.datagrams_dropped += 1
 
+    # Priority (RFC 9218)
+
+    @property
+    def priority(self):
+        """(urgency, incremental) that the client asks for."""
+        return (DEFAULT_URGENCY, False) if self.asked is None else self.asked
+
+    def take_last_priority_update(self):
+        """The value of the last PRIORITY_UPDATE, once; None when there is none."""
+        value, self.update = self.update, None
+        return value
+
+    def set_priority(self, int urgency, bint incremental):
+        """Ranks the response, urgency 0 (first) to 7, whatever the client asks for."""
+        if not 0 <= urgency <= 7:
+            raise ValueError(f"urgency: {urgency} is not 0 to 7")
+        self.ranked = True
+        self.urgency = urgency
+        self.incremental = incremental
+        self.apply_priority()
+
+    def send_priority_update(self, int urgency, bint incremental):
+        """Asks the server to rank the response so (client)."""
+        cdef quiche_h3_priority priority
+        if not 0 <= urgency <= 7:
+            raise ValueError(f"urgency: {urgency} is not 0 to 7")
+        if self.http3.h3 == NULL:
+            raise self.http3.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+        if self.http3.server or self.id == <uint64_t>-1:
+            raise InvalidState("a client asks for a priority, once its request was sent")
+        priority.urgency = urgency
+        priority.incremental = incremental
+        check_h3(quiche_h3_send_priority_update_for_request(
+            self.http3.h3, self.http3.connection.quic(), self.id, &priority))
+        self.http3.connection.touch()
+
+    cdef int ask_priority(self, bytes value) except -1:
+        self.asked = Priority.parse(value.decode("latin-1"))
+        if not self.ranked:
+            self.urgency, self.incremental = self.asked
+            self.apply_priority()
+        return 0
+
+    cdef int apply_priority(self) except -1:
+        """Tells quiche, which forgets it with each field section that is to be sent."""
+        if self.sending and self.http3.h3 != NULL:
+            self.http3.any_incremental = self.http3.any_incremental or self.incremental
+            quiche_conn_stream_priority(self.http3.connection.c.quic, self.id, URGENCY_OFFSET + self.urgency,
+                                        self.incremental)
+        return 0
+
     # Receiving
 
     def recv(self, Py_ssize_t n=SCRATCH):
@@ -679,6 +785,8 @@ cdef class Stream:
                 self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, False, fin)
         else:
             rc = quiche_h3_send_response(self.http3.h3, self.http3.connection.c.quic, self.id, fields, n, fin)
+        if self.http3.server and (self.urgency != DEFAULT_URGENCY or self.incremental):
+            self.apply_priority()  # also where it is blocked: in its turn it is to be asked again
         if rc == QUICHE_H3_ERR_STREAM_BLOCKED or rc == QUICHE_H3_TRANSPORT_ERR_STREAM_LIMIT:
             return 1
         self.head = None

@@ -292,6 +292,12 @@ cdef extern from "quiche.h" nogil:
                                 const uint8_t *body, size_t body_len, bint fin)
     ssize_t quiche_h3_recv_body(quiche_h3_conn *conn, quiche_conn *quic_conn, uint64_t stream_id,
                                 uint8_t *out, size_t out_len)
+    int quiche_h3_send_priority_update_for_request(quiche_h3_conn *conn, quiche_conn *quic_conn,
+                                                   uint64_t stream_id, quiche_h3_priority *priority)
+    int quiche_h3_take_last_priority_update(
+        quiche_h3_conn *conn, uint64_t prioritized_element_id,
+        int (*cb)(uint8_t *priority_field_value, uint64_t priority_field_value_len, void *argp) noexcept,
+        void *argp)
     int quiche_h3_send_goaway(quiche_h3_conn *conn, quiche_conn *quic_conn, uint64_t id)
     bint quiche_h3_dgram_enabled_by_peer(quiche_h3_conn *conn, quiche_conn *quic_conn)
     void quiche_h3_conn_free(quiche_h3_conn *conn)
