@@ -13,7 +13,7 @@ from conformance import wire
 from conformance.peer import MemoryServer, Peer
 
 KIB, MIB = 1 << 10, 1 << 20
-FULL = os.environ.get("QUICHE_H3_FULL_ATTACKS", "0") not in ("", "0")
+FULL = os.environ.get("FULL_ATTACKS", "0") not in ("", "0")
 """The counts that reliability is stated with; without it the same attacks run at a tenth of them or less."""
 
 
