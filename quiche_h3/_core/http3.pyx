@@ -531,6 +531,8 @@ cdef class Http3(Protocol):
         cdef ssize_t rc, limit
         if self.h3 == NULL:
             raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+        if not self.connection.settings.config.enable_dgram:
+            raise DatagramNotEnabled("datagrams are disabled: enable_dgram is False")
         limit = quiche_conn_dgram_max_writable_len(self.connection.quic())
         if limit < 0:
             raise DatagramNotEnabled("the peer takes no datagrams")

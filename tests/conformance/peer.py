@@ -244,10 +244,10 @@ class Peer:
 
     def pump(self, until: Callable[[], object] = lambda: False, seconds: float = 5.0) -> None:
         """Until neither side has anything to say, or `until` holds, which stops before we answer."""
-        end = time.monotonic() + seconds
+        end = time.process_time() + seconds  # of work: other load on the machine is none of ours
         busy = True
         while busy and not until():
-            assert time.monotonic() < end, "it never becomes quiet"
+            assert time.process_time() < end, "it never becomes quiet"
             busy = False
             for payload, _ in self.quic.datagrams_to_send(time.monotonic()):
                 self.server.give(payload, self.address)

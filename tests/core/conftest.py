@@ -14,14 +14,18 @@ from quiche_h3.tls import make_dev_certificate
 from .pair import Pair
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def make_certificate(directory: Path) -> SimpleNamespace:
     """A certificate for localhost in files, which is what the C API takes."""
-    directory: Path = tmp_path_factory.mktemp("certificate")
     cert, key = make_dev_certificate()
     (directory / "cert.pem").write_bytes(cert)
     (directory / "key.pem").write_bytes(key)
     return SimpleNamespace(cert_path=str(directory / "cert.pem"), key_path=str(directory / "key.pem"))
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """One for all."""
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ mod frames;
 mod h3_server;
 mod http3_codes;
 mod key_update;
+mod large_field_sections;
 mod make_room_for_paths;
 mod memory;
 mod pair;
