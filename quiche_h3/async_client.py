@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,10 +11,10 @@ from .async_messages import AsyncClientRequest, AsyncClientResponse, AsyncStream
 from .asyncio_driver import AsyncioDriver
 from .client_engine import ClientEngine, prepare_config
 from .client_exchange import ClientExchange, HeaderItems, Prepared, content_of, prepare
-from .client_link import ConnectionInfo, Link, closed_by_us
+from .client_link import ConnectionInfo, closed_by_us
 from .client_verbs import Verbs, may_send_again, next_request, redirected
 from .config import ClientConfig
-from .errors import ConnectionClosed
+from .errors import H3ErrorCode
 from .pool import Pool
 from .request import Priority
 from .tickets import TicketStore
@@ -130,11 +129,6 @@ class _AsyncSender(Verbs[Coroutine[Any, Any, AsyncClientResponse]]):
     async def _begin(self, prepared: Prepared, timeout: Timeout | None) -> AsyncClientRequest:
         raise NotImplementedError
 
-    def _open(self, link: Link, prepared: Prepared, timeouts: Timeouts) -> AsyncStream:
-        exchange = ClientExchange(prepared.method == "HEAD")
-        link.open(exchange, prepared.pairs, prepared.body is not None, prepared.body or b"")
-        return AsyncStream(exchange, timeouts, prepared.origin.authority)
-
     async def close(self) -> None:
         """Closes all connections with H3_NO_ERROR; what is still under way fails with ConnectionClosed."""
         if self._closing is None:
@@ -216,28 +210,27 @@ class AsyncClient(_AsyncSender):
         async def again(exchange: ClientExchange, tries: int) -> AsyncStream | None:
             if tries > self._config.max_retries or not may_send_again(prepared, exchange):
                 return None
-            return await self._acquire(prepared, limits, early=False)
+            return await self._send(prepared, limits, early=False)
 
-        return AsyncClientRequest(prepared, await self._acquire(prepared, limits, early=True), again)
+        return AsyncClientRequest(prepared, await self._send(prepared, limits, early=True), again)
 
-    async def _acquire(self, prepared: Prepared, limits: Timeouts, early: bool) -> AsyncStream:
-        """A stream on a connection of the pool, the second time without 0-RTT."""
+    async def _send(self, prepared: Prepared, limits: Timeouts, early: bool) -> AsyncStream:
+        """The stream of a request on a connection of the pool, the second time without 0-RTT."""
         engine = self._engine()
         if self._pool is None:
             self._pool = Pool(engine)
-        for last in (False, False, True):
-            future: Future[Link] = self._pool.acquire(prepared.origin, early and prepared.safe, limits)
-            try:
-                link = await result_of(future)
-            except asyncio.CancelledError:
-                self._pool.forget(future)
-                raise
-            try:
-                return self._open(link, prepared, limits)
-            except ConnectionClosed:
-                if last or engine.ending:
-                    raise  # else it was closed in between: nothing was sent, and there will be another one
-        raise AssertionError
+        exchange = ClientExchange(prepared.method == "HEAD")
+        future = self._pool.with_link(
+            prepared.origin, early and prepared.safe, limits, lambda link: link.open(exchange, prepared)
+        )
+        try:
+            await result_of(future)
+        except asyncio.CancelledError:
+            if future.done() and future.exception() is None:
+                exchange.cancel(H3ErrorCode.H3_REQUEST_CANCELLED)
+            self._pool.forget(future)
+            raise
+        return AsyncStream(exchange, limits, prepared.origin.authority)
 
     def __repr__(self) -> str:
         return f"<AsyncClient of {len(self.connections())} connections>"
@@ -275,8 +268,10 @@ class AsyncClientConnection(_AsyncSender):
             raise ValueError(
                 f"this client is connected to {self.origin.authority}, not to {prepared.origin.authority}"
             )
-        stream = self._open(self._link, prepared, timeouts_of(timeout, self._timeouts))
-        return AsyncClientRequest(prepared, stream)
+        exchange = ClientExchange(prepared.method == "HEAD")
+        self._link.open(exchange, prepared)
+        limits = timeouts_of(timeout, self._timeouts)
+        return AsyncClientRequest(prepared, AsyncStream(exchange, limits, self.origin.authority))
 
     def send_datagram(self, payload: bytes) -> None:
         """Sends a QUIC DATAGRAM (RFC 9221), without waiting.

@@ -25,6 +25,7 @@ from .client_exchange import (
     text_of,
     to_bytes,
 )
+from .datagrams import AsyncDatagrams
 from .errors import H3ErrorCode, PayloadTooLarge, StatusError, StreamingError, TimedOut
 from .headers import Headers
 from .threads import T
@@ -158,12 +159,13 @@ class AsyncClientRequest:
         self._stream.exchange.stream.finish(encode_headers(trailers))
 
     def send_datagram(self, payload: bytes) -> None:
-        """Sends an HTTP datagram of this request (RFC 9297 2.1), without waiting.
-
-        Raises WouldBlock, DatagramTooLarge, DatagramNotEnabled, StreamClosed or ConnectionClosed.
-        """
+        """Sends an HTTP datagram of this request (RFC 9297), without waiting; as `ClientRequest` does."""
         self._stream.check()
-        self._stream.exchange.stream.send_datagram(bytes(payload))
+        self._stream.exchange.send_datagram(bytes(payload))
+
+    def datagrams(self) -> AsyncDatagrams:
+        """The HTTP datagrams that the server sends for this request, as they come."""
+        return AsyncDatagrams(self._stream.exchange.open_datagrams())
 
     def on_datagram(self, callback: Callable[[bytes], object]) -> None:
         """Registers `callback(payload)` for HTTP datagrams of this request."""

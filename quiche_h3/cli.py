@@ -136,13 +136,44 @@ def check_config(**options: Any) -> None:
         click.echo(f"# {name} is not set" if value is None else f"{name} = {_toml(value)}")
 
 
-@cli.command(short_help="Get a URL.")
-@click.argument("url")
-@click.option("-k", "--insecure", is_flag=True, help="Take any certificate.")
-@click.option("--cacert", metavar="FILE", help="Trust these authorities (PEM), besides the system's.")
+@cli.command(short_help="Get URLs.")
+@click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@click.option("-X", "--request", "method", metavar="METHOD", help="The method, in place of GET, POST or PUT.")
 @click.option("-H", "--header", "headers", metavar="'NAME: VALUE'", multiple=True, help="Send a field.")
-@click.option("-o", "--output", metavar="FILE", help="Write the body to a file, not to stdout.")
-@click.option("-v", "--verbose", is_flag=True, help="Show handshake and fields on stderr.")
+@click.option(
+    "-d",
+    "--data",
+    metavar="DATA",
+    multiple=True,
+    help="POST this body; @FILE or @- sends a file or stdin as it is. Several are joined by &.",
+)
+@click.option("-T", "--upload-file", "upload", metavar="FILE", help="PUT a file; - is stdin.")
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    metavar="FILE",
+    multiple=True,
+    help="Write the body there; once for each URL.",
+)
+@click.option("-O", "--remote-name", is_flag=True, help="Write the body to a file named as in the URL.")
+@click.option("-I", "--head", is_flag=True, help="Send HEAD, and print status and fields.")
+@click.option("-L", "--location", is_flag=True, help="Follow redirects.")
+@click.option("-v", "--verbose", is_flag=True, help="Show handshake, fields and timing on stderr.")
+@click.option("--timing", is_flag=True, help="Show how long each phase took, on stderr.")
+@click.option("-Z", "--parallel", is_flag=True, help="Get all URLs at once, over shared connections.")
+@click.option("--0rtt", "early", is_flag=True, help="Send GET and HEAD in 0-RTT where a ticket is there.")
+@click.option(
+    "--tickets", metavar="FILE", help="Keep session tickets there.  [default with --0rtt: in ~/.cache]"
+)
+@click.option("-k", "--insecure", is_flag=True, help="Take any certificate.")
+@click.option(
+    "--ca", "--cacert", "cacert", metavar="FILE", help="Trust these authorities (PEM), besides the system's."
+)
+@click.option("-E", "--cert", metavar="FILE", help="Our own certificate (PEM), for servers that demand one.")
+@click.option("--key", metavar="FILE", help="Its key (PEM).  [default: in the same file]")
+@click.option("--key-log", metavar="FILE", help="Append TLS secrets to a file, for Wireshark.")
+@click.option("--qlog", metavar="DIR", help="Write a qlog file per connection.")
 @click.option("-f", "--fail", is_flag=True, help="Fail, without the body, when the status is 400 or more.")
 @click.option(
     "--timeout",
@@ -153,19 +184,21 @@ def check_config(**options: Any) -> None:
     help="The longest wait, for an answer or for the next piece of it.",
 )
 def get(**options: Any) -> None:
-    """Get URL over HTTP/3 and write the body to stdout.
+    """Get URLs over HTTP/3 and write the bodies to stdout.
 
-    On a terminal, a progress bar shows how a large body comes along.
+    Options are named as curl's. On a terminal, a progress bar shows how large bodies come along.
 
     \b
     Examples:
       quiche-h3 get https://localhost:4433/hello --insecure
-      quiche-h3 get https://localhost:4433/hello --cacert cert.pem -v
-      quiche-h3 get https://example.com/large.iso -o large.iso
+      quiche-h3 get https://localhost:4433/hello --ca cert.pem -v
+      quiche-h3 get https://example.com/large.iso -O
+      quiche-h3 get https://example.com/form -d name=value -d other=1
+      quiche-h3 get https://example.com/{a,b,c}.jpg -O --parallel
     """
-    from .cli_get import fetch  # the server's command needs no client
+    from .cli_get import Options, fetch  # the server's command needs no client
 
-    fetch(**options)
+    fetch(Options(**options))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

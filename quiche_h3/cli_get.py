@@ -1,62 +1,287 @@
-"""The command `get`: one request, its body to a file or to stdout, a progress bar if somebody watches."""
+"""The command `get`: requests by the options that curl has, bodies to files or to stdout."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TextIO
+from typing import BinaryIO, Final
+from urllib.parse import urlsplit
 
 import click
 from cryptography import x509
 
 from . import __version__
-from ._options import KIB, MIB
-from .client import ClientConnection, connect
-from .client_messages import ClientResponse
+from ._options import MIB
+from .cli_progress import Progress, show_seconds, show_size
+from .client import Client
+from .client_link import ConnectionInfo
+from .client_messages import ClientRequest, ClientResponse
+from .client_verbs import RequestOptions, next_request, redirected
+from .config import ClientConfig
+from .errors import QuicheH3Error
 from .headers import Pair, encode_header
 
 _LARGE: Final = 1 * MIB
-_REDRAW_SECONDS: Final = 0.1
+_PARALLEL: Final = 50
+_FORM: Final = b"application/x-www-form-urlencoded"
 
 
-def fetch(
-    url: str,
-    insecure: bool,
-    cacert: str | None,
-    headers: tuple[str, ...],
-    output: str | None,
-    verbose: bool,
-    fail: bool,
-    timeout: float,
-) -> None:
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    urls: tuple[str, ...]
+    method: str | None
+    headers: tuple[str, ...]
+    data: tuple[str, ...]
+    upload: str | None
+    outputs: tuple[str, ...]
+    remote_name: bool
+    head: bool
+    location: bool
+    verbose: bool
+    timing: bool
+    parallel: bool
+    early: bool
+    tickets: str | None
+    insecure: bool
+    cacert: str | None
+    cert: str | None
+    key: str | None
+    key_log: str | None
+    qlog: str | None
+    fail: bool
+    timeout: float
+
+
+def fetch(options: Options) -> None:
     """Does what the command line says. Raises ClickException, QuicheH3Error or OSError."""
-    fields = [(b"user-agent", f"quiche-h3/{__version__}".encode()), (b"accept", b"*/*")]
-    fields = _with_headers(fields, headers)
     try:
-        client = connect(url, verify=not insecure, cafile=cacert, timeout=timeout)
+        body = _body(options)
+        plan = [(url, _target(options, url, place)) for place, url in enumerate(options.urls)]
+        with Client(
+            verify=not options.insecure,
+            cafile=options.cacert,
+            config=_config(options),
+            timeout=options.timeout,
+        ) as client:
+            Getter(client, options, body).run(plan)
     except ValueError as exc:
+        if isinstance(exc, QuicheH3Error):
+            raise
         raise click.UsageError(str(exc)) from exc
-    with client:
-        if verbose:
-            _show_connection(client, insecure)
-            _show_request(client, fields)
-        response = client.get(client.path, headers=fields)
-        if verbose:
-            _show_response(response)
-        if fail and response.status >= 400:
-            raise click.ClickException(f"the server answered with status {response.status}")
-        _save(response, output)
-        if verbose and response.trailers is not None:
-            for name, value in response.trailers.items():
-                _say("<", f"{name}: {value}")
 
 
-def _with_headers(fields: list[Pair], given: tuple[str, ...]) -> list[Pair]:
+def _config(options: Options) -> ClientConfig:
+    config = ClientConfig.gather()
+    if options.key_log is not None:
+        config.keylog_path = options.key_log
+    if options.qlog is not None:
+        config.qlog_dir = options.qlog
+    if options.cert is not None:
+        config.client_cert_path, config.client_key_path = options.cert, options.key or options.cert
+    if options.early:
+        config.early_data = "safe"
+    if options.early or options.tickets is not None:
+        config.ticket_path = options.tickets or str(_ticket_file())
+    return config
+
+
+def _ticket_file() -> Path:
+    """Where tickets are kept from one call to the next, in a folder that is this user's alone."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quiche-h3"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / "tickets"
+
+
+def _body(options: Options) -> bytes | None:
+    """The body that -d makes: its values joined by &, @FILE for the content of one, @- for stdin."""
+    if options.data and options.upload is not None:
+        raise click.UsageError("give either -d or -T, not both")
+    if not options.data:
+        return None
+    parts = []
+    for text in options.data:
+        if text == "@-":
+            parts.append(sys.stdin.buffer.read())
+        else:
+            parts.append(Path(text[1:]).read_bytes() if text.startswith("@") else text.encode())
+    return b"&".join(parts)
+
+
+def _target(options: Options, url: str, place: int) -> Path | None:
+    """The file for a URL's body, None for stdout."""
+    if options.remote_name:
+        name = urlsplit(url).path.rpartition("/")[2]
+        if name in ("", ".", ".."):
+            raise click.UsageError(f"-O: {url} ends with no file name; use -o FILE")
+        return Path(name)
+    if place >= len(options.outputs) or options.outputs[place] == "-":
+        return None
+    return Path(options.outputs[place])
+
+
+class Getter:
+    """Runs the requests, one after the other or at once."""
+
+    def __init__(self, client: Client, options: Options, body: bytes | None) -> None:
+        self._client = client
+        self._options = options
+        self._body = body
+        self._fields = _fields(options, body)
+        self._shown: set[str] = set()
+        self._lock = threading.Lock()  # the lines of one request stay together
+        self._progress: Progress | None = None
+
+    def run(self, plan: list[tuple[str, Path | None]]) -> None:
+        """Raises what the first request that failed has raised, once all have ended."""
+        watched = sys.stderr.isatty() and (
+            all(path is not None for _, path in plan) or not sys.stdout.isatty()
+        )
+        self._progress = Progress(sys.stderr) if watched and not self._options.head else None
+        workers = min(len(plan), _PARALLEL) if self._options.parallel else 1
+        with ThreadPoolExecutor(workers) as pool:
+            running = [pool.submit(self._one, url, path) for url, path in plan]
+            errors = [error for future in running if (error := future.exception()) is not None]
+        if self._progress is not None and self._options.parallel:
+            self._progress.finish()
+        for error in errors[1:]:
+            click.echo(f"quiche-h3: {error}", err=True)
+        if errors:
+            raise errors[0]
+
+    def _one(self, url: str, path: Path | None) -> None:
+        begin = time.monotonic()
+        with ExitStack() as files:
+            response = self._response(url, files)
+            first = time.monotonic()
+            if self._options.fail and response.status >= 400:
+                raise click.ClickException(f"the server answered with status {response.status}")
+            size = self._save(response, path)
+        if self._options.verbose and response.trailers is not None:
+            _say(*(f"< {name}: {value}" for name, value in response.trailers.items()))
+        if self._options.timing or self._options.verbose:
+            _say(self._timing(response, begin, first, size))
+
+    def _response(self, url: str, files: ExitStack) -> ClientResponse:
+        """The last response, after the redirects if they are to be followed."""
+        options = RequestOptions(headers=self._fields)
+        method = self._options.method or "GET"
+        whole = True
+        if self._body is not None:
+            options["data"], method = self._body, self._options.method or "POST"
+        elif self._options.upload is not None:
+            whole, method = False, self._options.method or "PUT"
+            size, options["data"] = self._open_upload(files)
+            if size is not None:
+                options["headers"] = [*self._fields, (b"content-length", b"%d" % size)]
+        if self._options.head:
+            method = "HEAD"
+        limit = ClientConfig().max_redirects
+        done = 0
+        while True:
+            request = self._client.send(method, url, **options)
+            self._show_request(request, options)
+            response = request.response()
+            self._show_response(response)
+            if not self._options.location:
+                return response
+            redirect = next_request(
+                response.status, response.headers, method, request.url, done, limit, whole
+            )
+            if redirect is None:
+                return response
+            response.close()
+            done += 1
+            method, url, options = redirect.method, redirect.url, redirected(options, redirect)
+
+    def _open_upload(self, files: ExitStack) -> tuple[int | None, Iterator[bytes]]:
+        name = str(self._options.upload)
+        if name == "-":
+            return None, _pieces(sys.stdin.buffer, self._progress)
+        size = Path(name).stat().st_size if Path(name).is_file() else None
+        if self._progress is not None:
+            self._progress.expect(size)
+        return size, _pieces(files.enter_context(Path(name).open("rb")), self._progress)
+
+    def _save(self, response: ClientResponse, path: Path | None) -> int:
+        """Writes the body, and returns its size."""
+        if self._options.head:
+            if not self._options.verbose:
+                click.echo("\n".join(_response_lines(response, "")))
+            return 0
+        text = response.headers.get("content-length", "")
+        total = int(text) if text.isdecimal() else None
+        large = path is not None or total is None or total >= _LARGE
+        progress = self._progress if large else None
+        if progress is not None:
+            progress.expect(total)
+        with _opened(path) as file:
+            size = _copy(response, file, progress)
+        if progress is not None and not self._options.parallel:
+            progress.finish()
+            self._progress = Progress(sys.stderr)
+        return size
+
+    # What -v shows
+
+    def _show_request(self, request: ClientRequest, options: RequestOptions) -> None:
+        if not self._options.verbose:
+            return
+        origin = request.url.removesuffix(request.target)
+        with self._lock:
+            info = self._client.connections().get(origin)
+            if info is not None and origin not in self._shown:
+                self._shown.add(origin)
+                _say(*_connection_lines(urlsplit(origin).hostname or "", info, self._options.insecure))
+            elif info is None:
+                _say("* The request goes out in 0-RTT, before the handshake is complete")
+            fields = dict.fromkeys(encode_header(*pair) for pair in options.get("headers") or ())
+            _say(
+                f"> {request.method} {request.target} HTTP/3",
+                f"> host: {origin.removeprefix('https://')}",
+                *(f"> {name.decode()}: {value.decode('latin-1')}" for name, value in fields),
+                ">",
+            )
+
+    def _show_response(self, response: ClientResponse) -> None:
+        if not self._options.verbose:
+            return
+        with self._lock:
+            for hint in response.interim:
+                lines = (f"< {name}: {value}" for name, value in hint.headers.items())
+                _say(f"< HTTP/3 {hint.status}", *lines, "<")
+            _say(*_response_lines(response, "< "), "<")
+
+    def _timing(self, response: ClientResponse, begin: float, first: float, size: int) -> str:
+        now = time.monotonic()
+        info = self._client.connections().get(response.url.removesuffix(response.request.target))
+        parts = []
+        if info is not None:
+            how = "resumed" if info.resumed else "full"
+            parts = [
+                f"{show_seconds(info.lookup_s)} lookup",
+                f"{show_seconds(info.handshake_s)} handshake ({how}{', 0-RTT' * response.early_data})",
+            ]
+        parts += [f"{show_seconds(first - begin)} to the response", f"{show_seconds(now - begin)} in all"]
+        rate = show_size(size / max(now - first, 1e-6))
+        return f"* {', '.join(parts)}: {show_size(size)} at {rate}/s"
+
+
+def _fields(options: Options, body: bytes | None) -> list[Pair]:
     """The fields to send; a given one takes the place of ours."""
+    fields = [(b"user-agent", f"quiche-h3/{__version__}".encode()), (b"accept", b"*/*")]
+    if body is not None:
+        fields.append((b"content-type", _FORM))
     own = []
-    for text in given:
+    for text in options.headers:
         name, colon, value = text.partition(":")
         if not colon:
             raise click.UsageError(f"-H {text!r}: write -H 'NAME: VALUE'")
@@ -65,117 +290,64 @@ def _with_headers(fields: list[Pair], given: tuple[str, ...]) -> list[Pair]:
     return [pair for pair in fields if pair[0] not in names] + own
 
 
-def _save(response: ClientResponse, output: str | None) -> None:
-    text = response.headers.get("content-length", "")
-    total = int(text) if text.isdecimal() else None
-    if output is not None:
-        with Path(output).open("wb") as file:
-            _copy(response, file, Progress(sys.stderr, total) if sys.stderr.isatty() else None)
+@contextmanager
+def _opened(path: Path | None) -> Iterator[BinaryIO]:
+    if path is None:
+        yield sys.stdout.buffer
         return
-    # Where the body itself appears on the terminal, a bar would be in its way.
-    watched = sys.stderr.isatty() and not sys.stdout.isatty() and (total is None or total >= _LARGE)
-    _copy(response, sys.stdout.buffer, Progress(sys.stderr, total) if watched else None)
+    with path.open("wb") as file:
+        yield file
 
 
-def _copy(response: ClientResponse, file: BinaryIO, progress: Progress | None) -> None:
+def _copy(response: ClientResponse, file: BinaryIO, progress: Progress | None) -> int:
+    size = 0
     try:
         for chunk in response:
             file.write(chunk)
+            size += len(chunk)
             if progress is not None:
                 progress.add(len(chunk))
         file.flush()
-    finally:
+    except BaseException:
         if progress is not None:
-            progress.finish()
+            progress.finish()  # the error has a line of its own
+        raise
+    return size
 
 
-class Progress:
-    """One line on a terminal: how much of a body is there, how fast it comes, how long it will take."""
-
-    def __init__(self, terminal: TextIO, total: int | None) -> None:
-        self._terminal = terminal
-        self._total = total
-        self._done = 0
-        self._begin = time.monotonic()
-        self._drawn = 0.0
-
-    def add(self, size: int) -> None:
-        """So many bytes more have come."""
-        self._done += size
-        now = time.monotonic()
-        if now - self._drawn >= _REDRAW_SECONDS:
-            self._drawn = now
-            self._draw()
-
-    def finish(self) -> None:
-        """No more comes."""
-        self._draw()
-        self._terminal.write("\n")
-        self._terminal.flush()
-
-    def _draw(self) -> None:
-        width = shutil.get_terminal_size().columns - 1
-        self._terminal.write("\r" + self.line(time.monotonic() - self._begin, width).ljust(width))
-        self._terminal.flush()
-
-    def line(self, seconds: float, width: int) -> str:
-        """The line after so many seconds, at most `width` wide."""
-        rate = self._done / max(seconds, 1e-3)
-        if self._total is None:
-            return f"{show_size(self._done)}  {show_size(rate)}/s"[:width]
-        share = self._done / self._total if self._total else 1.0
-        left = (self._total - self._done) / rate if rate else 0.0
-        minutes, rest = divmod(round(seconds if share >= 1 else left), 60)
-        sizes = f"{show_size(self._done)} of {show_size(self._total)}"
-        end = f"{sizes}  {show_size(rate)}/s  {minutes}:{rest:02d}"
-        begin = f"{share:4.0%} "
-        room = width - len(begin) - len(end) - 4
-        if room < 5:
-            return (begin + end)[:width]
-        filled = round(min(share, 1.0) * room)
-        return f"{begin}[{'#' * filled}{'.' * (room - filled)}]  {end}"
+def _pieces(file: BinaryIO, progress: Progress | None) -> Iterator[bytes]:
+    while chunk := file.read(65_536):
+        if progress is not None:
+            progress.add(len(chunk))
+        yield chunk
 
 
-def show_size(size: float) -> str:
-    """Bytes as people read them."""
-    for unit, name in ((1024 * MIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size:.0f} B"
+def _say(*lines: str) -> None:
+    for line in lines:
+        click.echo(line, err=True)
 
 
-def _say(mark: str, text: str) -> None:
-    click.echo(f"{mark} {text}".rstrip(), err=True)
+def _response_lines(response: ClientResponse, mark: str) -> list[str]:
+    fields = (f"{mark}{name}: {value}" for name, value in response.headers.items())
+    return [f"{mark}HTTP/3 {response.status}", *fields]
 
 
-def _show_connection(client: ClientConnection, insecure: bool) -> None:
-    info = client.info
-    host, port = info.address
-    _say("*", f"Connected to {client.origin.host} ({host}) port {port} from port {info.local_address[1]}")
-    _say("*", f"QUIC version 1, TLS 1.3, ALPN {info.alpn}, handshake in {info.handshake_s * 1000:.1f} ms")
+def _connection_lines(host: str, info: ConnectionInfo, insecure: bool) -> list[str]:
+    address, port = info.address
+    resumed = ", resumed" if info.resumed else ""
+    handshake = f"handshake in {info.handshake_s * 1000:.1f} ms{resumed}"
+    lines = [
+        f"* Connected to {host} ({address}) port {port} from port {info.local_address[1]}",
+        f"* QUIC version 1, TLS 1.3, ALPN {info.alpn}, {handshake}",
+    ]
+    if not info.certificate:
+        return lines
     certificate = x509.load_der_x509_certificate(info.certificate)
-    _say("*", f"Certificate: {certificate.subject.rfc4514_string() or 'no subject'}")
-    _say("*", f"  issued by {certificate.issuer.rfc4514_string() or 'nobody'}")
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    _say("*", f"  valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}")
-    _say("*", "  NOT verified (--insecure)" if insecure else f"  verified for {client.origin.host}")
-
-
-def _show_request(client: ClientConnection, fields: list[Pair]) -> None:
-    _say(">", f"GET {client.path} HTTP/3")
-    _say(">", f"host: {client.origin.authority}")
-    for name, value in fields:
-        _say(">", f"{name.decode()}: {value.decode('latin-1')}")
-    _say(">", "")
-
-
-def _show_response(response: ClientResponse) -> None:
-    for hint in response.interim:
-        _say("<", f"HTTP/3 {hint.status}")
-        for name, value in hint.headers.items():
-            _say("<", f"{name}: {value}")
-        _say("<", "")
-    _say("<", f"HTTP/3 {response.status}")
-    for name, value in response.headers.items():
-        _say("<", f"{name}: {value}")
-    _say("<", "")
+    return [
+        *lines,
+        f"* Certificate: {certificate.subject.rfc4514_string() or 'no subject'}",
+        f"*   issued by {certificate.issuer.rfc4514_string() or 'nobody'}",
+        f"*   valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}",
+        "*   NOT verified (--insecure)" if insecure else f"*   verified for {host}",
+    ]

@@ -142,12 +142,6 @@ class _Sender(Verbs[ClientResponse]):
     def _begin(self, prepared: Prepared, timeout: Timeout | None) -> ClientRequest:
         raise NotImplementedError
 
-    def _open(self, link: Link, prepared: Prepared, timeouts: Timeouts) -> ClientStream:
-        exchange = ClientExchange(prepared.method == "HEAD")
-        whole = prepared.body is not None
-        self._thread.call(link.open, exchange, prepared.pairs, whole, prepared.body or b"")
-        return ClientStream(exchange, self._thread, timeouts, prepared.origin.authority)
-
     def _pump(self, request: ClientRequest, source: Any) -> None:
         pump = threading.Thread(
             target=send_chunks, args=(request, chunks_of(source)), name="quiche_h3-upload", daemon=True
@@ -245,27 +239,27 @@ class Client(_Sender):
         def again(exchange: ClientExchange, tries: int) -> ClientStream | None:
             if tries > self._config.max_retries or not may_send_again(prepared, exchange):
                 return None
-            return self._acquire(prepared, limits, early=False)
+            return self._send(prepared, limits, early=False)
 
-        stream = self._acquire(prepared, limits, early=True)
+        stream = self._send(prepared, limits, early=True)
         return ClientRequest(prepared, stream, self, again)
 
-    def _acquire(self, prepared: Prepared, limits: Timeouts, early: bool) -> ClientStream:
-        """A stream on a connection of the pool, the second time without 0-RTT."""
-        for last in (False, False, True):
-            safe = early and prepared.safe
-            future = self._thread.call(self._pool.acquire, prepared.origin, safe, limits)
-            try:
-                link = self._thread.wait(future, math.inf, prepared.origin.authority)
-            except KeyboardInterrupt:
-                self._thread.defer(self._pool.forget, future)
-                raise
-            try:
-                return self._open(link, prepared, limits)
-            except ConnectionClosed:
-                if last or self._thread.ended:
-                    raise  # else it was closed in between: nothing was sent, and there will be another one
-        raise AssertionError
+    def _send(self, prepared: Prepared, limits: Timeouts, early: bool) -> ClientStream:
+        """The stream of a request on a connection of the pool, the second time without 0-RTT."""
+        exchange = ClientExchange(prepared.method == "HEAD")
+        future = self._thread.call(
+            self._pool.with_link,
+            prepared.origin,
+            early and prepared.safe,
+            limits,
+            lambda link: link.open(exchange, prepared),
+        )
+        try:
+            self._thread.wait(future, math.inf, prepared.origin.authority)
+        except KeyboardInterrupt:
+            self._thread.defer(self._pool.forget, future)
+            raise
+        return ClientStream(exchange, self._thread, limits, prepared.origin.authority)
 
     def __repr__(self) -> str:
         return f"<Client of {len(self.connections())} connections>"
@@ -303,8 +297,12 @@ class ClientConnection(_Sender):
             )
         if self._link.error is not None:
             raise self._link.error
+        exchange = ClientExchange(prepared.method == "HEAD")
+        self._thread.call(self._link.open, exchange, prepared)
         limits = timeouts_of(timeout, self._timeouts)
-        return ClientRequest(prepared, self._open(self._link, prepared, limits), self)
+        return ClientRequest(
+            prepared, ClientStream(exchange, self._thread, limits, self.origin.authority), self
+        )
 
     def send_datagram(self, payload: bytes) -> None:
         """Sends a QUIC DATAGRAM (RFC 9221).

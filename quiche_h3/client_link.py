@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from cryptography import x509
 
 from ._core.connection import Connection
-from ._core.http3 import Http3, Stream
-from .client_exchange import ClientExchange
+from ._core.http3 import Http3
+from .client_exchange import ClientExchange, Prepared
 from .errors import (
     ConnectError,
     ConnectionClosed,
@@ -26,7 +26,6 @@ from .errors import (
     describe_code,
 )
 from .happy_eyeballs import Address, Race, source_address
-from .headers import Pair
 from .urls import Origin
 
 if TYPE_CHECKING:
@@ -47,7 +46,8 @@ _DISTRUST: Final = {
 _BAD_CERTIFICATE: Final = 0x100 + 42
 _UNKNOWN_CA: Final = 48
 _REMEDY: Final = "; trust its authority (cafile, --cacert), or do not verify (verify=False, --insecure)"
-_MIGRATION_S: Final = 10.0
+_PROBES: Final = 20
+_PROBE_S: Final = 0.25
 
 _IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -106,6 +106,8 @@ class Link:
         self.http3: Http3 | None = None
         self.connection: Connection | None = None
         """The attempt that won."""
+        self.gone = False
+        """The connection was, and is no more."""
         self.on_datagram: Callable[[bytes], object] | None = None
         self._engine = engine
         self._changed = changed
@@ -137,21 +139,23 @@ class Link:
         """It cannot be, or become, usable."""
         return self.error is not None or (self.connected.done() and self.connected.exception() is not None)
 
-    def open(self, exchange: ClientExchange, pairs: list[Pair], fin: bool, body: bytes) -> Stream:
-        """Sends a request, or holds it until the server's limit of streams lets it go."""
+    def open(self, exchange: ClientExchange, request: Prepared) -> None:
+        """Sends a request, or holds it until the server's limit of streams lets it go.
+
+        What it has of a body goes along, and is the whole of it; else the body follows.
+        """
         if self.error is not None:
             raise self.error
         if self.http3 is None:
             raise closed_by_us()
-        exchange.stream = self.http3.open_request(pairs, fin and not body, exchange)
-        if (b"capsule-protocol", b"?1") in pairs:
+        exchange.stream = self.http3.open_request(request.pairs, request.body == b"", exchange)
+        if (b"capsule-protocol", b"?1") in request.pairs:
             exchange.speak_capsules()
         exchange.early = self.connection is None
         exchange.on_end = self._exchange_ended
         self.exchanges.add(exchange)
-        if body:
-            exchange.stream.enqueue(body, fin)
-        return exchange.stream
+        if request.body:
+            exchange.stream.enqueue(request.body, True)
 
     def send_datagram(self, payload: bytes) -> None:
         """Queues a QUIC DATAGRAM."""
@@ -180,20 +184,30 @@ class Link:
         except QuicheH3Error as exc:
             self._end_migration(exc)
             return migration.done
-        migration.timer = self._engine.driver.call_later(
-            _MIGRATION_S,
-            lambda: self._end_migration(
-                ConnectTimedOut(f"no answer from {self.origin.authority} by way of {local[0]}", "connect")
-            ),
-        )
+        self._wait_for_path(migration, _PROBES)
         return migration.done
+
+    def _wait_for_path(self, migration: _Migration, probes: int) -> None:
+        """RFC 9000 8.2.1: the answer may have been lost, so there is more than one challenge."""
+        if migration is not self._migration or self.connection is None:
+            return
+        if probes == 0:
+            why = f"no answer from {self.origin.authority} by way of {migration.local[0]}"
+            self._end_migration(ConnectTimedOut(why))
+            return
+        if probes < _PROBES:
+            migration.probing = False
+            self._look_at_migration(self.connection, migration)
+        migration.timer = self._engine.driver.call_later(
+            _PROBE_S, lambda: self._wait_for_path(migration, probes - 1)
+        )
 
     def close(self) -> None:
         """Closes the connection with H3_NO_ERROR, or gives up the attempts to make one."""
         if not self.connected.done():
             self._fail(self._failure("the client was closed"))
         for connection in (self.connection, self._early):
-            if connection is not None:
+            if connection is not None and not self.gone:
                 connection.close(H3ErrorCode.H3_NO_ERROR)
         if self.error is None:
             self.error = closed_by_us()
@@ -345,6 +359,7 @@ class Link:
         """A connection is gone."""
         reason = connection.close_reason or closed_by_us()
         if connection is self.connection:
+            self.gone = True
             self.error = self.error or reason
             self.http3 = None
             if self._pinger is not None:

@@ -270,7 +270,8 @@ class ClientResponse:
 
     def __iter__(self) -> Iterator[bytes]:
         """The body's chunks as they come."""
-        return iter(self._body.read, b"")
+        while chunk := self._body.read():  # a generator, which keeps the response alive
+            yield chunk
 
     def read_all(self, limit: int | None = None) -> bytes:
         """The rest of the body. Raises PayloadTooLarge beyond `limit` bytes, and as `read()` does."""

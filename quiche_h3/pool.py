@@ -1,7 +1,7 @@
 """The connection pool: at most one connection to an origin (RFC 9114 3.3), shared by all its requests.
 
-In the loop's thread. Whoever wants a connection gets a future, and with it the connection that the request
-can be opened on; how many requests the server takes at once is its own limit, which the connection keeps.
+In the loop's thread. Whoever wants a connection says what to do with it; how many requests the server takes
+at once is its own limit, which the connection keeps.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class _Waiter:
     """Somebody who wants a connection. Its timer is of its phase: for a place, then to connect."""
 
-    def __init__(self, origin: Origin, safe: bool, timeouts: Timeouts) -> None:
+    def __init__(self, origin: Origin, safe: bool, timeouts: Timeouts, use: Callable[[Link], object]) -> None:
         self.origin = origin
+        self.use = use
         self.safe = safe
         self.timeouts = timeouts
         self.future: Future[Link] = Future()
@@ -51,12 +52,15 @@ class Pool:
         self._again = False
         engine.on_shutdown = self._end
 
-    def acquire(self, origin: Origin, safe: bool, timeouts: Timeouts) -> Future[Link]:
-        """A link to the origin that a request can be opened on at once; if it is safe, maybe in 0-RTT.
+    def with_link(
+        self, origin: Origin, safe: bool, timeouts: Timeouts, use: Callable[[Link], object]
+    ) -> Future[Link]:
+        """Calls `use(link)` as soon as a request can be opened on a link: if it is safe, maybe in 0-RTT.
 
-        The future fails with ConnectError, of which ConnectTimedOut tells the phase, "pool" or "connect".
+        The future is done after that. It fails with what `use` raises, or with ConnectError, of which
+        ConnectTimedOut tells the phase, "pool" or "connect".
         """
-        waiter = _Waiter(origin, safe, timeouts)
+        waiter = _Waiter(origin, safe, timeouts, use)
         if self._engine.ending:
             waiter.future.set_exception(closed_by_us())
             return waiter.future
@@ -86,7 +90,7 @@ class Pool:
             if self._links.get(link.origin) is link:
                 del self._links[link.origin]
                 self._fail_waiters(link)
-                if link.connection is not None and not link.connection.closed:
+                if link.connection is not None and not link.gone:
                     self._draining.add(link)
             if link in self._draining and not link.exchanges:
                 self._draining.discard(link)
@@ -121,7 +125,12 @@ class Pool:
         if link is not None and link.usable(waiter.safe):
             self._links[waiter.origin] = self._links.pop(waiter.origin)
             self._drop(waiter)
-            waiter.future.set_result(link)
+            try:
+                waiter.use(link)
+            except Exception as exc:
+                waiter.future.set_exception(exc)
+            else:
+                waiter.future.set_result(link)
             return
         if link is None and self._has_room():
             timeout = self._engine.config.connect_timeout_ms / 1000

@@ -24,7 +24,7 @@ import quiche_h3
 from quiche_h3 import ServerConfig, make_dev_certificate
 from quiche_h3._options import read_toml
 from quiche_h3.cli import cli
-from quiche_h3.cli_get import Progress, show_size
+from quiche_h3.cli_progress import Progress, show_size
 
 COMMAND = [sys.executable, "-m", "quiche_h3"]
 EXAMPLES = Path(__file__).parents[1] / "examples"

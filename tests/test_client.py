@@ -499,6 +499,18 @@ def test_idle_timeout_and_keep_alive(app: Application) -> None:
         assert kept.get("/hello").status == 200
 
 
+def test_migration_that_is_not_wanted() -> None:
+    """A server that sends disable_active_migration has its will (RFC 9000 9)."""
+    server = Server(
+        ServerConfig(dev_cert=True, bind_addr="127.0.0.1", bind_port=0, disable_active_migration=True)
+    )
+    server.get("/hello")(lambda: "here")
+    with server.running() as address, quiche_h3.connect(address.url, verify=False) as client:
+        with pytest.raises(InvalidState, match="disable_active_migration"):
+            client.migrate()
+        assert client.get("/hello").text == "here"
+
+
 def test_close_leaves_nothing(app: Application) -> None:
     """After close() neither threads nor descriptors are left, and the server was told; twice is fine."""
 

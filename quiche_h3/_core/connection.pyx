@@ -160,9 +160,7 @@ cdef class Connection:
     @property
     def migration_disabled(self):
         """The peer asks us not to migrate (RFC 9000 18.2, disable_active_migration)."""
-        cdef quiche_transport_params p
-        return (self.quic() != NULL and quiche_conn_peer_transport_params(self.c.quic, &p)
-                and p.peer_disable_active_migration)
+        return self.quic() != NULL and quiche_h3_conn_peer_disables_migration(self.c.quic)
 
     def probe_path(self, local):
         """Begins to validate the path from `local` (host, port) to the peer (RFC 9000 8.2). Client only.

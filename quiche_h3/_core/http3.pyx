@@ -728,9 +728,12 @@ cdef class Stream:
     def recv(self, Py_ssize_t n=SCRATCH):
         """Up to `n` bytes of the body that are there now; empty when there are none yet, or no more."""
         cdef ssize_t got
+        cdef bytes data
         if self.http3.h3 == NULL or not self.receiving or n <= 0:
             return b""
         got = quiche_h3_recv_body(self.http3.h3, self.http3.connection.c.quic, self.id, scratch, min(n, SCRATCH))
+        # Before anything else: the call below runs Python, where another loop's thread may take over and fill `scratch`.
+        data = PyBytes_FromStringAndSize(<char *>scratch, got) if got > 0 else b""
         # Flow control credit goes out, and what follows is seen, in the turn that this asks for. Also when there was
         # nothing: an empty DATA frame was passed, and the trailers behind it wait for the next poll.
         self.http3.connection.touch()
@@ -738,7 +741,7 @@ cdef class Stream:
             return b""
         self.bytes_received += got
         self.http3.counters.n.body_bytes_received += got
-        return PyBytes_FromStringAndSize(<char *>scratch, got)
+        return data
 
     def stop_receiving(self, uint64_t code=0x100):
         """Tells the peer that the rest of its body is not wanted (STOP_SENDING)."""

@@ -203,10 +203,6 @@ cdef extern from "quiche.h" nogil:
     ctypedef struct quiche_path_event:
         pass
 
-    ctypedef struct quiche_transport_params:
-        c_bool peer_disable_active_migration
-
-    bint quiche_conn_peer_transport_params(const quiche_conn *conn, quiche_transport_params *out)
     int quiche_conn_probe_path(quiche_conn *conn, const sockaddr *local, socklen_t local_len,
                                const sockaddr *peer, socklen_t peer_len, uint64_t *seq)
     int quiche_conn_migrate_source(quiche_conn *conn, const sockaddr *local, socklen_t local_len, uint64_t *seq)
@@ -303,6 +299,7 @@ cdef extern from "quiche.h" nogil:
     void quiche_h3_conn_free(quiche_h3_conn *conn)
 
 cdef extern from "quiche_h3_extra.h" nogil:
+    bint quiche_h3_conn_peer_disables_migration(const quiche_conn *conn)
     uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)
     bint quiche_h3_conn_update_key(quiche_conn *conn)
     void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id)

@@ -674,11 +674,12 @@ cdef class StreamBase:
         if got < 0:
             self.broke(got, code)
             return b""
+        # First of all: touch() runs Python, where another loop's thread may take over and fill `scratch`.
+        data = PyBytes_FromStringAndSize(<char *>scratch, got)
         transport.http3.connection.touch()  # flow control credit goes out, and more of the stream is seen, in a turn
         self.bytes_received += got
         self.session.n.bytes_received += got
         transport.counters.n.bytes_received += got
-        data = PyBytes_FromStringAndSize(<char *>scratch, got)
         if self.session.flow is not None and not self.session.take_data(got):
             return b""
         if fin:

@@ -56,7 +56,9 @@ async def one(client: AioquicClient, options: argparse.Namespace) -> dict[str, A
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "serve":
-        async with serving(options.cert, options.key, *options.address) as port:
+        async with serving(
+            options.cert, options.key, host=options.address[0], port=options.address[1], retry=options.retry
+        ) as port:
             print(json.dumps({"port": port}), flush=True)
             await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         return {}
@@ -80,6 +82,7 @@ def main() -> int:
     parser.add_argument("--address", default="127.0.0.1:0", help="host:port to serve on")
     parser.add_argument("--cert", help="PEM file with the server's certificate")
     parser.add_argument("--key", help="PEM file with its key")
+    parser.add_argument("--retry", action="store_true", help="have every client prove its address first")
     options = parser.parse_intermixed_args()
     if (options.url is None) != (options.command == "serve"):
         parser.error("every command but serve takes a URL")

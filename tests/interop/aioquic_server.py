@@ -7,13 +7,16 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from aioquic.asyncio.server import QuicServer, serve
-from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.buffer import encode_uint_var
+from aioquic.h3.connection import ErrorCode, FrameType, encode_frame
+from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
+from aioquic.quic.events import ConnectionTerminated, QuicEvent, StopSendingReceived, StreamReset
+from aioquic.tls import SessionTicket
 
 from . import pattern
 from .aioquic_peer import H3Protocol, PeerClosed, PeerReset
@@ -26,6 +29,7 @@ class RequestStream:
         self.stream_id = stream_id
         self.fields = dict(headers)
         self.trailers: list[tuple[bytes, bytes]] = []
+        self.early = False
         self.queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
 
     async def body(self) -> AsyncIterator[bytes]:
@@ -38,12 +42,19 @@ class RequestStream:
 class AioquicServer(H3Protocol):
     """One connection of the server."""
 
+    cancelled: ClassVar[list[int]] = []
+    """The codes that clients have given requests up with."""
+    turned_away: ClassVar[int] = 0
+    """Requests to /rejected and /goaway; every second one is served."""
+
     def __init__(self, quic: QuicConnection, stream_handler: Any = None) -> None:
         super().__init__(quic, stream_handler)
         self.requests: dict[int, RequestStream] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
     def quic_event_received(self, event: QuicEvent) -> None:
+        if isinstance(event, StreamReset | StopSendingReceived) and event.stream_id in self.requests:
+            AioquicServer.cancelled.append(event.error_code)
         if isinstance(event, ConnectionTerminated):
             for request in self.requests.values():
                 request.queue.put_nowait(PeerClosed(event))
@@ -52,6 +63,9 @@ class AioquicServer(H3Protocol):
         super().quic_event_received(event)
 
     def h3_event_received(self, event: H3Event) -> None:
+        if isinstance(event, DatagramReceived):  # an HTTP datagram of a request: back it goes
+            self.http.send_datagram(event.stream_id, event.data[::-1])
+            self.transmit()
         if not isinstance(event, HeadersReceived | DataReceived):
             return
         request = self.requests.get(event.stream_id)
@@ -62,6 +76,7 @@ class AioquicServer(H3Protocol):
             request.trailers = event.headers
         else:
             request = self.requests[event.stream_id] = RequestStream(event.stream_id, event.headers)
+            request.early = not self._quic._handshake_complete
             task = asyncio.ensure_future(self.run(request))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
@@ -78,6 +93,8 @@ class AioquicServer(H3Protocol):
 
     async def answer(self, request: RequestStream) -> None:
         path, stream_id = request.fields[b":path"].decode(), request.stream_id
+        if await self.answer_rest(request, path.partition("?")[0]):
+            return
         if path == "/hello":
             await self.respond(stream_id, b"Hello, HTTP/3!")
         elif path.startswith("/bytes/"):
@@ -103,6 +120,60 @@ class AioquicServer(H3Protocol):
         else:
             await self.respond(stream_id, b"not found", 404)
 
+    async def answer_rest(self, request: RequestStream, path: str) -> bool:
+        """What a client of a REST service meets. False for other paths."""
+        stream_id, (_, kind, *rest) = request.stream_id, path.split("/")
+        if kind == "describe" or (kind == "too-early" and not request.early):
+            await self.respond(stream_id, await self.describe(request))
+        elif kind == "too-early":
+            await self.respond(stream_id, b"", 425)
+        elif kind == "status":
+            await self.respond(stream_id, f"status {rest[0]}".encode(), int(rest[0]))
+        elif kind == "redirect":
+            query = request.fields[b":path"].decode().partition("code=")[2]
+            target = "/describe" if rest[0] == "1" else f"/redirect/{int(rest[0]) - 1}"
+            self.send_status(stream_id, int(query or 302), (b"location", target.encode()))
+            self.finish(stream_id, [])
+        elif kind == "cookie":
+            self.send_status(stream_id, 204, (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"))
+            self.finish(stream_id, [])
+        elif kind == "slow":
+            await asyncio.sleep(3600)
+        elif kind in ("rejected", "goaway"):
+            AioquicServer.turned_away += 1
+            if AioquicServer.turned_away % 2 == 0:
+                await self.respond(stream_id, b"taken")
+            elif kind == "rejected":
+                self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_REJECTED)
+                self.transmit()
+            else:  # RFC 9114 5.2: this request, and none after it, will be processed
+                assert self.http._local_control_stream_id is not None
+                frame = encode_frame(FrameType.GOAWAY, encode_uint_var(stream_id))
+                self._quic.send_stream_data(self.http._local_control_stream_id, frame)
+                self.transmit()
+        else:
+            return False
+        return True
+
+    async def describe(self, request: RequestStream) -> bytes:
+        body = b"".join([chunk async for chunk in request.body()])
+        fields = {name.decode(): value.decode("latin-1") for name, value in request.fields.items()}
+        own = {name: value for name, value in fields.items() if not name.startswith(":")}
+        return json.dumps(
+            {
+                "method": fields[":method"],
+                "path": fields[":path"],
+                "authority": fields[":authority"],
+                "headers": own,
+                "body": body.decode(),
+                "early": request.early,
+                "resumed": self._quic.tls.session_resumed,
+                "client": "{}:{}".format(*self._quic._network_paths[0].addr[:2]),
+                "subject": "",
+                "cancelled": AioquicServer.cancelled,
+            }
+        ).encode()
+
     def send_status(self, stream_id: int, status: int, *headers: tuple[bytes, bytes]) -> None:
         self.http.send_headers(stream_id, [(b":status", str(status).encode()), *headers])
 
@@ -119,11 +190,23 @@ class AioquicServer(H3Protocol):
 
 
 @asynccontextmanager
-async def serving(certificate: str, key: str, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
+async def serving(
+    certificate: str, key: str, host: str = "127.0.0.1", port: int = 0, retry: bool = False
+) -> AsyncIterator[int]:
     """Serve until the end of the block; yields the port."""
+    tickets: dict[bytes, SessionTicket] = {}
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"], max_datagram_size=1350)
+    configuration.max_datagram_frame_size = 65_536
     configuration.load_cert_chain(certificate, key)
-    server: QuicServer = await serve(host, port, configuration=configuration, create_protocol=AioquicServer)
+    server: QuicServer = await serve(
+        host,
+        port,
+        configuration=configuration,
+        create_protocol=AioquicServer,
+        session_ticket_fetcher=lambda label: tickets.pop(label, None),
+        session_ticket_handler=lambda ticket: tickets.__setitem__(ticket.ticket, ticket),
+        retry=retry,
+    )
     assert server._transport is not None
     try:
         yield server._transport.get_extra_info("sockname")[1]

@@ -109,9 +109,9 @@ class Peer:
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 
-    def serve(self, certificate: Path, key: Path) -> list[str]:
+    def serve(self, certificate: Path, key: Path, *flags: str) -> list[str]:
         """Return the command that serves the routes of the tests."""
-        return [*self.program, "serve", f"--cert={certificate}", f"--key={key}"]
+        return [*self.program, "serve", f"--cert={certificate}", f"--key={key}", *flags]
 
 
 class GoPeer(Peer):

@@ -25,6 +25,9 @@ type options struct {
 	size, window          int64
 	expect, method        string
 	address, cert, key    string
+	clientCA              string
+	retry                 bool
+	maxStreams            int64
 }
 
 var commands = map[string]struct {
@@ -75,6 +78,9 @@ func main() {
 	f.StringVar(&o.address, "address", "127.0.0.1:0", "address to serve on")
 	f.StringVar(&o.cert, "cert", "", "PEM file with the server's certificate")
 	f.StringVar(&o.key, "key", "", "PEM file with its key")
+	f.StringVar(&o.clientCA, "client-ca", "", "PEM file of the authorities that must have signed clients' certificates")
+	f.BoolVar(&o.retry, "retry", false, "have every client prove its address first")
+	f.Int64Var(&o.maxStreams, "max-streams", 0, "requests that a client may have open; 0: quic-go's own")
 	_ = f.Parse(os.Args[2:])
 	o.timeout = time.Duration(*timeout * float64(time.Second))
 	o.duration = time.Duration(*duration * float64(time.Second))

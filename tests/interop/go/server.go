@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -10,10 +12,14 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 )
 
-func routes() http.Handler {
+// connection is the key of a request's connection in its context.
+type connection struct{}
+
+func routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "Hello, HTTP/3!")
@@ -62,20 +68,43 @@ func serve(o *options) error {
 	if err != nil {
 		return err
 	}
-	server := &http3.Server{
-		Handler:   routes(),
-		TLSConfig: http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{certificate}}),
+	config := &tls.Config{Certificates: []tls.Certificate{certificate}}
+	if o.clientCA != "" {
+		pem, err := os.ReadFile(o.clientCA)
+		if err != nil {
+			return err
+		}
+		config.ClientCAs = x509.NewCertPool()
+		config.ClientCAs.AppendCertsFromPEM(pem)
+		config.ClientAuth = tls.RequireAndVerifyClientCert
 	}
+	transport := &quic.Transport{Conn: socket, VerifySourceAddress: func(net.Addr) bool { return o.retry }}
+	listener, err := transport.ListenEarly(
+		http3.ConfigureTLSConfig(config), &quic.Config{Allow0RTT: true, MaxIncomingStreams: o.maxStreams})
+	if err != nil {
+		return err
+	}
+	mux := routes()
+	server := &http3.Server{
+		Handler: mux,
+		ConnContext: func(ctx context.Context, c *quic.Conn) context.Context {
+			return context.WithValue(ctx, connection{}, c)
+		},
+	}
+	rest(mux, func() *http3.Server { return server })
+	ended := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		_ = server.Close()
+		close(ended)
 	}()
 	port := socket.LocalAddr().(*net.UDPAddr).Port
 	if err := printJSON(os.Stdout, map[string]any{"port": port}); err != nil {
 		return err
 	}
-	if err := server.Serve(socket); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.ServeListener(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
+	<-ended // after a GOAWAY requests go on
 	return nil
 }

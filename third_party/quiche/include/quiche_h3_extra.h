@@ -30,6 +30,10 @@ int quiche_h3_config_set_additional_settings(quiche_h3_config *config,
 // The error code of a QUICHE_H3_EVENT_RESET event, UINT64_MAX for an event of another type.
 uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event);
 
+// Whether the peer sent disable_active_migration (RFC 9000 18.2). What quiche_conn_peer_transport_params() fills in
+// has another layout than quiche.h declares.
+bool quiche_h3_conn_peer_disables_migration(const quiche_conn *conn);
+
 // Frees the HTTP/3 state of a request stream on which nothing more will be sent, now or once it was read to its
 // end. To be called after the send side was reset, or the receive side shut down: HTTP/3 sees neither by itself.
 void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id);
@@ -161,6 +165,12 @@ static inline int quiche_h3_tls_attach(quiche_h3_tls *tls, quiche_config *config
     (void)config;
     (void)context;
     return demand_certificate ? QUICHE_H3_EXTRA_UNSUPPORTED : 0;
+}
+
+// A plain quiche tells it in a layout of its own: the connection is taken for one that may migrate.
+static inline bool quiche_h3_conn_peer_disables_migration(const quiche_conn *conn) {
+    (void)conn;
+    return false;
 }
 
 // A plain quiche keeps the code to itself: H3_REQUEST_CANCELLED stands for whatever it was.

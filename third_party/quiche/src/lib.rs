@@ -55,6 +55,15 @@ pub unsafe extern "C" fn quiche_h3_conn_update_key(conn: *mut Connection) -> boo
 }
 
 /// # Safety
+/// `conn` came from quiche and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_peer_disables_migration(conn: *const Connection) -> bool {
+    (*conn)
+        .peer_transport_params()
+        .is_some_and(|params| params.disable_active_migration)
+}
+
+/// # Safety
 /// `h3` and `conn` came from quiche, belong together and are not in use elsewhere during the call.
 #[no_mangle]
 pub unsafe extern "C" fn quiche_h3_conn_stream_discard(
