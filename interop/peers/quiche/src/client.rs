@@ -56,15 +56,25 @@ fn fetch(config: &mut Config, urls: &[Url], session: Option<&[u8]>) -> Result<Op
     let mut waiting: VecDeque<&Url> = urls.iter().collect();
     let mut bodies: HashMap<u64, (&Url, Vec<u8>)> = HashMap::new();
     let (mut next_stream, mut left) = (0, urls.len());
+    let mut line = Vec::new(); // of the request on `next_stream`, as far as it was not taken
     let mut buf = [0; 65535];
     flush(&socket, &mut connection)?;
     loop {
         let ready = connection.is_established() || connection.is_in_early_data();
         while ready && connection.peer_streams_left_bidi() > 0 {
-            let Some(url) = waiting.pop_front() else { break };
-            connection.stream_send(next_stream, format!("GET /{}\r\n", url.path).as_bytes(), true)?;
-            bodies.insert(next_stream, (url, Vec::new()));
-            next_stream += 4;
+            if line.is_empty() {
+                let Some(url) = waiting.pop_front() else { break };
+                line.extend_from_slice(format!("GET /{}\r\n", url.path).as_bytes());
+                bodies.insert(next_stream, (url, Vec::new()));
+            }
+            match connection.stream_send(next_stream, &line, true) {
+                Ok(sent) => drop(line.drain(..sent)),
+                Err(quiche::Error::Done) => break,
+                Err(error) => return Err(error.into()),
+            }
+            if line.is_empty() {
+                next_stream += 4;
+            }
         }
         issue_ids(&mut connection);
         flush(&socket, &mut connection)?;

@@ -16,5 +16,6 @@ mod qpack_instructions;
 mod raw;
 mod report_every_stop;
 mod reserved_bits;
+mod retire_twice;
 mod send_the_fin;
 mod transport_parameters;
