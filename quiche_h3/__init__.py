@@ -10,21 +10,6 @@ from .body import (
     BlockingBody,
     Body,
 )
-from .client import (
-    Client,
-    ClientConnection,
-    connect,
-)
-from .client_exchange import (
-    Interim,
-)
-from .client_link import (
-    ConnectionInfo,
-)
-from .client_messages import (
-    ClientRequest,
-    ClientResponse,
-)
 from .config import (
     ClientConfig,
     EventBackend,
@@ -123,14 +108,6 @@ from .server import (
     Address,
     Server,
 )
-from .tickets import (
-    FileTickets,
-    MemoryTickets,
-    TicketStore,
-)
-from .timeouts import (
-    Timeouts,
-)
 from .tls import (
     make_dev_certificate,
 )
@@ -153,9 +130,32 @@ if TYPE_CHECKING:
         AsyncClientRequest,
         AsyncClientResponse,
     )
+    from .client import (
+        Client,
+        ClientConnection,
+        connect,
+    )
+    from .client_exchange import (
+        Interim,
+    )
+    from .client_link import (
+        ConnectionInfo,
+    )
+    from .client_messages import (
+        ClientRequest,
+        ClientResponse,
+    )
     from .httpx_transport import (
         AsyncHTTPX3Transport,
         HTTPX3Transport,
+    )
+    from .tickets import (
+        FileTickets,
+        MemoryTickets,
+        TicketStore,
+    )
+    from .timeouts import (
+        Timeouts,
     )
     from .webtransport_client import (
         ClientSession,
@@ -286,8 +286,19 @@ __all__ = [
     "make_dev_certificate",
 ]
 
-# Imported when asked for: asyncio costs a program 9 MiB, and httpx need not be there.
+# Imported when asked for: a server needs no client, asyncio costs a program 9 MiB, httpx need not be there.
 _LAZY = {
+    "Client": "client",
+    "ClientConnection": "client",
+    "connect": "client",
+    "Interim": "client_exchange",
+    "ConnectionInfo": "client_link",
+    "ClientRequest": "client_messages",
+    "ClientResponse": "client_messages",
+    "FileTickets": "tickets",
+    "MemoryTickets": "tickets",
+    "TicketStore": "tickets",
+    "Timeouts": "timeouts",
     "AsyncClient": "async_client",
     "AsyncClientConnection": "async_client",
     "AsyncClientRequest": "async_messages",
