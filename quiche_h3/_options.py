@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -17,9 +16,11 @@ from .errors import ConfigError
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
 
-_load_toml: Callable[[BinaryIO], dict[str, Any]] = importlib.import_module(
-    "tomllib" if sys.version_info >= (3, 11) else "tomli"
-).load
+
+def _load_toml(file: BinaryIO) -> dict[str, Any]:
+    parser = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    table: dict[str, Any] = parser.load(file)
+    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,8 @@ def convert(options: Mapping[str, Option], given: Mapping[str, object], source: 
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in options:
+            import difflib  # only for this
+
             near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
             remedy = f"did you mean {near[0]}?" if near else "see docs/configuration.md for the fields"
             raise ConfigError(name, f"no such field ({source})", remedy)

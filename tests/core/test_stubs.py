@@ -9,19 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = [
-    "ev",
-    *(
-        f"_core.{name}"
-        for name in ("connection", "endpoint", "fields", "http3", "loop", "quiche_log", "settings", "udp")
-    ),
-]
+MODULES = sorted(
+    ".".join(stub.relative_to(ROOT / "quiche_h3").with_suffix("").parts)
+    for stub in (ROOT / "quiche_h3").rglob("*.pyi")
+)
 # What Cython adds, and signatures that it does not tell.
 ALLOWED = r"""
 .*\.__(reduce|setstate)_cython__
 .*\.__test__
 .*\.__pyx_capi__
-quiche_h3\._core\.(fields\.Http3Limits|http3\.Stream)\.__init__
+quiche_h3\._core\.(fields\.Http3Limits|hq\.HqStream|http3\.Stream)\.__init__
 """
 
 
