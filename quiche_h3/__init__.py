@@ -114,10 +114,12 @@ from .tls import (
 from .webtransport import (
     CloseInfo,
     WebTransportSession,
-    WebTransportStream,
 )
 from .webtransport_server import (
     ServerSession,
+)
+from .webtransport_streams import (
+    WebTransportStream,
 )
 
 if TYPE_CHECKING:

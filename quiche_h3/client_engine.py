@@ -22,7 +22,8 @@ from ._core.fields import Http3Limits
 from ._core.http3 import Http3, Http3Counters, Stream
 from ._core.settings import EngineSettings
 from ._core.sockets import open_socket
-from ._core.webtransport import WebTransport, WebTransportCounters
+from ._core.webtransport import WebTransport
+from ._core.webtransport_streams import WebTransportCounters
 from .client_link import Link
 from .config import ClientConfig
 from .drivers import Driver

@@ -22,7 +22,8 @@ from ._core.guard import Guard, GuardLimits
 from ._core.hq import HQ_ALPN, Hq
 from ._core.http3 import Http3, Http3Counters, Stream
 from ._core.sockets import open_server_sockets
-from ._core.webtransport import WebTransport, WebTransportCounters
+from ._core.webtransport import WebTransport
+from ._core.webtransport_streams import WebTransportCounters
 from .config import EventBackend, ServerConfig
 from .credentials import Credentials
 from .drivers import Driver, LibevDriver

@@ -20,7 +20,7 @@ from .config import ClientConfig
 from .errors import ConnectionClosed, SessionClosed, TimedOut
 from .headers import Headers
 from .response import Data
-from .webtransport import CloseInfo, WebTransportStream
+from .webtransport import CloseInfo
 from .webtransport_client import (
     ClientSession,
     open_session,
@@ -28,6 +28,7 @@ from .webtransport_client import (
     prepare_session,
     resolve_session,
 )
+from .webtransport_streams import WebTransportStream
 
 T = TypeVar("T")
 

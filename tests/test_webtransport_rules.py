@@ -12,8 +12,8 @@ from test_webtransport import echo, echo_by_callbacks, server_with
 from webtransport_peer import PeerSession, WebTransportClient, soon, talk
 
 from quiche_h3 import CloseInfo, ServerSession, WebTransportStream
-from quiche_h3._core.webtransport import from_wire, to_wire
 from quiche_h3.capsules import encode_capsule, encode_varint
+from quiche_h3.webtransport_codes import from_wire, to_wire
 
 SESSION_GONE, REJECTED = 0x170D7B68, 0x3994BD84
 STREAM_LIMIT, INVALID_STREAM = to_wire(0x1000), to_wire(0x1001)

@@ -1,70 +1,17 @@
-from libc.stdint cimport int64_t, uint8_t, uint64_t
-from quiche_h3._core.flow_control cimport SessionFlow
-from quiche_h3._core.http3 cimport Claims, Http3, Stream
-from quiche_h3._core.libc_net cimport ssize_t
-from quiche_h3._core.libquiche cimport quiche_conn
-
-cdef extern from "bucket.h" nogil:
-    ctypedef struct token_bucket:
-        uint64_t filled_at
-
-    void bucket_init(token_bucket *b, double rate, double burst, uint64_t now)
-    bint bucket_take(token_bucket *b, uint64_t now)
+from libc.stdint cimport uint64_t
+from quiche_h3._core.webtransport_sessions cimport SessionBase
+from quiche_h3._core.webtransport_streams cimport Carrier, StreamBase
 
 
-cdef struct webtransport_counters:
-    uint64_t sessions
-    uint64_t sessions_active
-    uint64_t sessions_rejected
-    uint64_t sessions_idle
-    uint64_t streams_opened
-    uint64_t streams_accepted
-    uint64_t streams_refused
-    uint64_t streams_active
-    uint64_t streams_peak
-    uint64_t bytes_received
-    uint64_t bytes_sent
-    uint64_t datagrams_received
-    uint64_t datagrams_sent
-    uint64_t datagrams_dropped
-    uint64_t resets_received
-    uint64_t resets_sent
-
-
-cdef class WebTransportCounters:
-    cdef webtransport_counters n
-    cdef dict reset_codes               # code of a received reset or stop -> how many
-    cdef int note_reset(self, uint64_t code) except -1
-
-
-cdef struct session_counters:
-    uint64_t streams_opened
-    uint64_t streams_accepted
-    uint64_t streams_refused
-    uint64_t bytes_received
-    uint64_t bytes_sent
-    uint64_t datagrams_received
-    uint64_t datagrams_sent
-    uint64_t datagrams_dropped
-
-
-cdef class WebTransport(Claims):
-    cdef readonly Http3 http3
-    cdef readonly WebTransportCounters counters
-    cdef readonly object config
+cdef class WebTransport(Carrier):
     cdef readonly dict sessions         # session ID -> SessionBase
-    cdef dict streams                   # stream ID -> StreamBase
     cdef dict heads                     # stream ID -> (bytes of its session ID so far, when it came)
     cdef dict early                     # stream ID -> (session ID, when it came, whether it ended): no such session yet
     cdef object early_datagrams         # deque of (session ID, payload, when it came)
     cdef object gone                    # the last sessions that ended, oldest first
     cdef list settings_waiters          # called when the peer's SETTINGS have come
-    cdef list starved                   #  streams that have written their share of the turn
     cdef tuple openers                  # for each kind a deque of callbacks that wait for stream credit
-    cdef uint64_t turn                  # counts turns: a stream's share is for one
-    cdef uint64_t now                   # nanoseconds, read once a turn
     cdef uint64_t idle_check_at
-    cdef quiche_conn *quic(self) except? NULL
     cdef int failed(self, SessionBase session, object error) except -1
     cdef int read_head(self, uint64_t stream_id, bytes head, uint64_t since) except -1
     cdef int bind(self, uint64_t stream_id, uint64_t session_id, bint fin) except -1
@@ -72,68 +19,5 @@ cdef class WebTransport(Claims):
     cdef int refuse(self, uint64_t stream_id, uint64_t code) except -1
     cdef int add(self, StreamBase stream) except -1
     cdef int read_all(self) except -1
-    cdef int enter(self, SessionBase session) except -1
-    cdef int leave(self, SessionBase session) except -1
     cdef int open_waiting(self) except -1
     cdef int watch(self) except -1
-
-
-cdef class Tunnel:
-    cdef SessionBase session
-
-
-cdef class SessionBase:
-    cdef readonly WebTransport transport
-    cdef readonly Stream stream         # the CONNECT stream
-    cdef readonly uint64_t session_id
-    cdef bytes prefix                   # of its datagrams: the quarter stream ID
-    cdef readonly dict streams          # stream ID -> StreamBase
-    cdef public object on_datagram
-    cdef object datagram_queue          # deque, bounded
-    cdef Py_ssize_t queue_limit
-    cdef public object datagram_waiter  # called once when one comes, or the session ends
-    cdef uint64_t accepted[2]           # the peer's streams so far
-    cdef uint64_t incoming[2]           # the peer's streams there are, by kind: unidirectional, bidirectional
-    cdef readonly bint open             # accepted, and not over
-    cdef readonly SessionFlow flow      # None where there is no flow control
-    cdef session_counters n
-    cdef uint64_t seen                  # sum of the counters when it was last looked at,
-    cdef uint64_t seen_at               # and when that was another one than before
-    cdef token_bucket stream_rate
-    cdef token_bucket datagram_rate
-    cdef int take_datagram(self, bytes payload) except -1
-    cdef int start_flow_control(self, dict peer) except -1
-    cdef bint take_data(self, Py_ssize_t n) except -1
-    cdef int give_credit(self) except -1
-    cdef int drop_datagram(self) except -1
-    cdef uint64_t activity(self) noexcept
-    cdef int look(self, uint64_t now, uint64_t idle_ns) except -1
-
-
-cdef class StreamBase:
-    cdef readonly SessionBase session
-    cdef readonly uint64_t id
-    cdef readonly bint receiving        # the peer may still send, or there is more to read
-    cdef readonly bint sending          # we may still send
-    cdef readonly bint incoming                  # the peer has opened it
-    cdef public bint watched            # `_drained()` is to be called when nothing waits to be sent any more
-    cdef public bint wanted             # `_readable()` is to be called when there is something to read
-    cdef object queue                   # deque of bytes not yet taken by quiche, or None
-    cdef Py_ssize_t offset              # bytes of queue[0] that were taken
-    cdef readonly Py_ssize_t pending    # bytes of the queue not yet taken
-    cdef readonly bint fin_queued
-    cdef uint64_t turn                  # when `share` was given
-    cdef Py_ssize_t share               # bytes it may still write in that turn
-    cdef bint cut                       # the peer's half ended before its end was read
-    cdef readonly uint64_t bytes_sent
-    cdef readonly uint64_t bytes_received
-    cdef int arrived(self) except -1
-    cdef int broke(self, ssize_t rc, uint64_t code) except -1
-    cdef int keep(self, bytes data) except -1
-    cdef int pump(self) except -1
-    cdef Py_ssize_t send_some(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2
-    cdef int was_stopped(self, uint64_t code) except -1
-    cdef int drop_queue(self) noexcept
-    cdef int sent_fin(self) except -1
-    cdef int abort(self, uint64_t code) except -1
-    cdef int settle(self) except -1

@@ -1,0 +1,310 @@
+"""A WebTransport stream, and what it needs of its session and of its connection.
+
+The layer above derives its streams from `StreamBase`, and hears of what happens by these calls:
+
+stream._readable()                      `wanted` is set, and there is something to read
+stream._drained()                       `watched` is set, and everything queued was taken by quiche
+stream._was_reset(code)                 the peer reset its half; a code as it was on the wire
+stream._was_stopped(code)               STOP_SENDING: the peer wants no more of what we send
+stream._over()                          both halves have ended, or the session has
+"""
+
+from collections import deque
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memset
+from quiche_h3._core.flow_control cimport SessionFlow
+from quiche_h3._core.http3 cimport Claims
+from quiche_h3._core.libc_net cimport ssize_t
+from quiche_h3._core.libquiche cimport *
+
+from quiche_h3.errors import StreamClosed, check_quic
+from quiche_h3.webtransport_codes import from_wire
+
+cdef enum:
+    SCRATCH = 65536
+    MAX_RESET_CODES = 64
+    CANCELLED = 0x10C       # H3_REQUEST_CANCELLED
+
+cdef uint8_t scratch[SCRATCH]           # used between two calls, always with the GIL
+cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
+
+
+cdef class WebTransportCounters:
+    """WebTransport counters, shared by the connections of one server or client."""
+
+    def __cinit__(self):
+        memset(&self.n, 0, sizeof(self.n))
+        self.reset_codes = {}
+
+    def reject(self):
+        """A CONNECT that became no session."""
+        self.n.sessions_rejected += 1
+
+    def as_dict(self):
+        return {**self.n, "reset_codes": dict(self.reset_codes)}
+
+    cdef int note_reset(self, uint64_t code) except -1:
+        self.n.resets_received += 1
+        app = from_wire(code)
+        key = f"0x{code:x}" if app is None else str(app)
+        if key not in self.reset_codes and len(self.reset_codes) >= MAX_RESET_CODES:
+            key = "other"
+        self.reset_codes[key] = self.reset_codes.get(key, 0) + 1
+        return 0
+
+
+cdef class Carrier(Claims):
+    """The connection, as its sessions and streams see it."""
+
+    cdef quiche_conn *quic(self) except? NULL:
+        return self.http3.connection.quic()
+
+    cdef int enter(self, StreamOwner session) except -1:
+        return 0
+
+    cdef int leave(self, StreamOwner session) except -1:
+        return 0
+
+
+cdef class StreamOwner:
+    """The session, as its streams see it."""
+
+    cdef bint take_data(self, Py_ssize_t n) except -1:
+        """Flow control of what was read. False: the peer had no credit for it, and the session is over."""
+        if not self.flow.take_data(n):
+            self._flow_error()
+            return False
+        self.give_credit()
+        return True
+
+    cdef int give_credit(self) except -1:
+        cdef bytes capsules = self.flow.grants()
+        if capsules:
+            self._send_capsule(capsules)
+        return 0
+
+
+cdef class StreamBase:
+    """One stream: the receiving and the sending half, each with its own end."""
+
+    def __cinit__(self, StreamOwner session not None):
+        self.session = session
+
+    # Receiving
+
+    def recv(self, Py_ssize_t n=SCRATCH):
+        """Up to `n` bytes that are there now; empty when there are none yet, or no more."""
+        cdef c_bool fin = False
+        cdef uint64_t code = 0
+        cdef ssize_t got
+        cdef Carrier transport = self.session.transport
+        if not self.receiving or n <= 0 or transport.quic() == NULL:
+            return b""
+        got = quiche_conn_stream_recv(transport.http3.connection.c.quic, self.id, scratch, min(n, SCRATCH), &fin, &code)
+        if got < 0:
+            self.broke(got, code)
+            return b""
+        # First of all: touch() runs Python, where another loop's thread may take over and fill `scratch`.
+        data = PyBytes_FromStringAndSize(<char *>scratch, got)
+        transport.http3.connection.touch()  # flow control credit goes out, and more of the stream is seen, in a turn
+        self.bytes_received += got
+        self.session.n.bytes_received += got
+        transport.counters.n.bytes_received += got
+        if self.session.flow is not None and not self.session.take_data(got):
+            return b""
+        if fin:
+            self.receiving = False
+            self.settle()
+        return data
+
+    cdef int arrived(self) except -1:
+        """There is something to read. When nobody wants it, it is only looked at whether it is the end."""
+        cdef c_bool fin = False
+        cdef uint64_t code = 0
+        cdef ssize_t got
+        cdef quiche_conn *quic = self.session.transport.http3.connection.c.quic
+        if not self.receiving:
+            return 0
+        if self.wanted:
+            self._readable()
+        elif quiche_conn_stream_finished(quic, self.id):  # a FIN without data before it, or a reset
+            got = quiche_conn_stream_recv(quic, self.id, scratch, sizeof(scratch), &fin, &code)
+            if got < 0:
+                self.broke(got, code)
+            elif fin:
+                self.receiving = False
+                self.settle()
+        return 0
+
+    cdef int broke(self, ssize_t rc, uint64_t code) except -1:
+        if rc == QUICHE_ERR_DONE:
+            return 0
+        self.receiving = False
+        self.cut = True
+        self.session.transport.counters.note_reset(code)
+        self._was_reset(code)
+        return self.settle()
+
+    def stop_receiving(self, uint64_t code):
+        """STOP_SENDING with a code of HTTP/3."""
+        if self.receiving and self.session.transport.quic() != NULL:
+            self.receiving = False
+            self.cut = True
+            self.session.transport.counters.n.resets_sent += 1
+            quiche_conn_stream_shutdown(self.session.transport.quic(), self.id, QUICHE_SHUTDOWN_READ, code)
+            self.session.transport.http3.connection.touch()
+            self.settle()
+
+    # Sending
+
+    def check_sending(self):
+        """Raises what stands in the way of sending."""
+        self.session.check_open()
+        if not self.sending or self.fin_queued:
+            raise StreamClosed("the stream's sending half is closed")
+
+    cdef int keep(self, bytes data) except -1:
+        if self.queue is None:
+            self.queue = deque()
+        self.queue.append(data)
+        self.pending += len(data)
+        return 0
+
+    def enqueue(self, bytes data, bint fin=False):
+        """Sends `data` now as far as it goes; keeps a reference to the rest and sends that when it can."""
+        cdef bint waits = self.pending > 0
+        self.check_sending()
+        if data:
+            self.keep(data)
+        self.fin_queued = fin
+        if not waits:
+            self.session.transport.quic()
+            self.pump()
+        self.session.transport.http3.connection.touch()
+
+    cdef int pump(self) except -1:
+        """Sends what waits, as far as the stream's share of this turn and its credit go, then the FIN."""
+        cdef Carrier transport = self.session.transport
+        cdef SessionFlow flow = self.session.flow
+        cdef bytes data
+        cdef Py_ssize_t n, sent
+        cdef bint had = self.pending > 0
+        if self.turn != transport.turn:
+            self.turn = transport.turn
+            self.share = transport.config.wt_write_quota_per_tick
+        while self.pending and self.sending:
+            if self.share <= 0:
+                transport.starved.append(self)
+                transport.http3.connection.touch()
+                return 0
+            data = self.queue[0]
+            n = min(PyBytes_GET_SIZE(data) - self.offset, self.share)
+            if flow is not None:
+                n = min(<uint64_t>n, flow.room())
+                if n == 0:
+                    self.session._send_capsule(flow.blocked())
+                    return 0
+            sent = self.send_some(<const uint8_t *>PyBytes_AS_STRING(data) + self.offset, n,
+                                  self.fin_queued and self.pending == n)
+            if sent < 0 or not self.pending:
+                return 0
+            self.pending -= sent
+            self.offset += sent
+            self.share -= sent
+            if self.offset == PyBytes_GET_SIZE(data):
+                self.queue.popleft()
+                self.offset = 0
+        if not self.sending:
+            return 0
+        if self.fin_queued:
+            self.send_some(EMPTY, 0, True)
+        elif had and self.watched:
+            self._drained()
+        return 0
+
+    cdef Py_ssize_t send_some(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2:
+        """Bytes taken; -1 when nothing can be taken now, or ever again."""
+        cdef uint64_t code = 0
+        cdef Carrier transport = self.session.transport
+        cdef ssize_t rc = quiche_conn_stream_send(
+            transport.http3.connection.c.quic, self.id, data, n, fin, &code)
+        if rc == QUICHE_ERR_DONE:
+            return -1
+        if rc == QUICHE_ERR_STREAM_STOPPED or rc == QUICHE_ERR_INVALID_STREAM_STATE:
+            self.was_stopped(code if rc == QUICHE_ERR_STREAM_STOPPED else CANCELLED)
+            return -1
+        if rc < 0:
+            check_quic(rc)
+        self.bytes_sent += rc
+        if self.session.flow is not None:
+            self.session.flow.sent += rc
+        self.session.n.bytes_sent += rc
+        transport.counters.n.bytes_sent += rc
+        if fin and rc == n:
+            self.sent_fin()
+        return rc
+
+    cdef int sent_fin(self) except -1:
+        self.sending = False
+        self.drop_queue()
+        if self.watched:
+            self._drained()
+        return self.settle()
+
+    cdef int was_stopped(self, uint64_t code) except -1:
+        if not self.sending:
+            return 0
+        self.sending = False
+        self.drop_queue()
+        self.session.transport.counters.note_reset(code)
+        self._was_stopped(code)
+        return self.settle()
+
+    def reset_sending(self, uint64_t code):
+        """RESET_STREAM with a code of HTTP/3: what is queued or not yet acknowledged may never arrive."""
+        if self.sending and self.session.transport.quic() != NULL:
+            self.sending = False
+            self.drop_queue()
+            self.session.transport.counters.n.resets_sent += 1
+            quiche_conn_stream_shutdown(self.session.transport.quic(), self.id, QUICHE_SHUTDOWN_WRITE, code)
+            self.session.transport.http3.connection.touch()
+            self.settle()
+
+    cdef int drop_queue(self) noexcept:
+        self.queue = None
+        self.pending = 0
+        self.offset = 0
+        self.fin_queued = False
+        return 0
+
+    # Ending
+
+    cdef int abort(self, uint64_t code) except -1:
+        """The session is over, or the connection is gone."""
+        cdef quiche_conn *quic = self.session.transport.quic()
+        if self.session.transport.http3.h3 != NULL:
+            if self.receiving:
+                quiche_conn_stream_shutdown(quic, self.id, QUICHE_SHUTDOWN_READ, code)
+            if self.sending:
+                quiche_conn_stream_shutdown(quic, self.id, QUICHE_SHUTDOWN_WRITE, code)
+        self.receiving = self.sending = False
+        self.drop_queue()
+        return self.settle()
+
+    cdef int settle(self) except -1:
+        """Both halves are over: nothing refers to the stream any more but the program."""
+        if self.sending or self.receiving or self.session.streams.pop(self.id, None) is None:
+            return 0
+        self.session.transport.streams.pop(self.id, None)
+        self.session.transport.counters.n.streams_active -= 1
+        if self.incoming:
+            self.session.incoming[0 if self.id & 2 else 1] -= 1
+        if self.session.flow is not None and self.session.open:
+            if self.incoming:
+                self.session.flow.end_stream(not (self.id & 2))
+            if self.cut:
+                self.session.flow.cut(self.session.transport.config.max_stream_window)
+            self.session.give_credit()
+        self._over()
+        return 0
