@@ -428,9 +428,9 @@ cdef class Endpoint:
 
     # The turn
 
-    def deadline(self):
-        """When `turn()` is due next, in nanoseconds of the monotonic clock; None for never."""
-        at = deadlines_next(&self.due)
+    def deadline(self, Connection connection=None):
+        """When `turn()` is due next, or for one connection, in nanoseconds of the monotonic clock; None for never."""
+        at = deadlines_next(&self.due) if connection is None else connection.c.due.at
         return None if at == DEADLINE_NONE else at
 
     def turn(self):

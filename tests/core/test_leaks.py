@@ -6,6 +6,7 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -81,15 +82,15 @@ def test_cancelled_downloads_leave_nothing(pair: Pair) -> None:
             if i % 10 == 9:
                 pair.run(lambda: not connection.context.streams)
 
-    cancel(2000)
-    memory = resident()
-    cancel(8000)
-    pair.settle()  # the last may have been given up while it still waited for credit
-    assert not connection.context.streams
+    memory = []
+    for _ in range(5):
+        cancel(2000)
+        memory.append(resident())
     (accepted,) = pair.server.connections.values()
-    assert not accepted.context.streams
+    pair.run(lambda: not connection.context.streams and not accepted.context.streams)
     assert alive() == Counter(Connection=2, Http3=2)
-    assert resident() - memory < 1 << 20
+    # A leak grows in every round; what has piled up once, in a stall, stays with the allocator.
+    assert min(after - before for before, after in pairwise(memory)) < 128 << 10
 
 
 def test_half_open_connections_leave_nothing(pair: Pair) -> None:
