@@ -153,10 +153,10 @@ class TransportConfig:
         16, "sessions", 1, MIB, "Sessions at once on one connection; more are refused (H3_REQUEST_REJECTED)."
     )
     wt_max_streams_uni: int = integer(
-        32, "streams", 0, MIB, "Unidirectional streams of the peer at once in a session; more are refused."
+        100, "streams", 0, MIB, "Unidirectional streams of the peer at once in a session; more are refused."
     )
     wt_max_streams_bidi: int = integer(
-        32, "streams", 0, MIB, "Bidirectional streams of the peer at once in a session; more are refused."
+        100, "streams", 0, MIB, "Bidirectional streams of the peer at once in a session; more are refused."
     )
     wt_max_stream_rate: int = integer(
         0,

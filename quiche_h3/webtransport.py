@@ -25,6 +25,7 @@ from .errors import (
     StreamReset,
 )
 from .request import Request
+from .webtransport_serve import DatagramHandler, StreamHandler, serve
 from .webtransport_streams import Waiters, WebTransportStream, until
 
 if TYPE_CHECKING:
@@ -294,6 +295,23 @@ class WebTransportSession(SessionBase):
     def when_stream(self, bidi: bool, callback: Callable[[], None]) -> None:
         """Calls back once when a stream has come, or the session is over."""
         self._stream_waiters[bidi].add(callback)
+
+    async def serve(
+        self,
+        *,
+        on_bidi_stream: StreamHandler | None = None,
+        on_uni_stream: StreamHandler | None = None,
+        on_datagram: DatagramHandler | None = None,
+    ) -> None:
+        """Answers what comes to the end of the session: each stream of the peer in a task of its own.
+
+        Stream handlers are coroutine functions, and what they return from is finished, as by `async with`.
+        `on_datagram` takes one payload after another; it may be a plain function. Where the peer resets
+        a stream, takes no more or goes away, the handler that meets it ends, and nothing else. Any other
+        exception cancels all handlers and is raised here. When the session is over, those that still run
+        may end; then this returns.
+        """
+        await serve(self, on_bidi_stream, on_uni_stream, on_datagram)
 
     # Calls of the core
 

@@ -28,7 +28,7 @@ from quiche_h3 import (
     Server,
     ServerConfig,
     ServerSession,
-    WebTransportStreamReset,
+    WebTransportStream,
 )
 
 HERE = Path(__file__).parent
@@ -142,29 +142,33 @@ async def chat(session: ServerSession) -> None:
     session.accept()
     member = Member(session, name)
     room.enter(member)
-    tasks = [asyncio.ensure_future(part) for part in (listen(member, room), tell(member), hear(member, room))]
-    try:
-        await session.wait_closed()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        room.leave(member)
-        if not room.members:
-            del rooms[room_name]
+    telling = asyncio.ensure_future(tell(member))
 
-
-async def listen(member: Member, room: Room) -> None:
-    """What the member says."""
-    async for stream in member.session.incoming_uni_streams():
+    async def listen(stream: WebTransportStream) -> None:
+        """Something that the member says."""
         try:
             text = await stream.read_all(MAX_TEXT)
         except FlowControl:
             stream.stop_sending(TOO_LONG)
-        except WebTransportStreamReset:
-            pass  # the member thought better of it
         else:
-            room.say(member.name, text.decode("utf-8", "replace"))
+            room.say(name, text.decode("utf-8", "replace"))
+
+    def hear(datagram: bytes) -> None:
+        """What the member does."""
+        doing = datagram.decode("ascii", "replace")
+        member.heard_at = time.monotonic()
+        if doing != member.doing and DOING.fullmatch(doing):
+            member.doing = doing
+            room.changed.set()
+
+    try:
+        await session.serve(on_uni_stream=listen, on_datagram=hear)
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+        room.leave(member)
+        if not room.members:
+            del rooms[room_name]
 
 
 async def tell(member: Member) -> None:
@@ -172,16 +176,6 @@ async def tell(member: Member) -> None:
     async with await member.session.open_uni_stream() as stream:
         while True:
             await stream.write(await member.unread.get())
-
-
-async def hear(member: Member, room: Room) -> None:
-    """What the member does."""
-    async for datagram in member.session.datagrams():
-        doing = datagram.decode("ascii", "replace")
-        member.heard_at = time.monotonic()
-        if doing != member.doing and DOING.fullmatch(doing):
-            member.doing = doing
-            room.changed.set()
 
 
 if __name__ == "__main__":

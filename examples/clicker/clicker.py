@@ -18,19 +18,12 @@ import asyncio
 import codecs
 import enum
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 
 from scores import MemoryScores, ScoreStore, SqliteScores
 
-from quiche_h3 import (
-    ConnectionClosed,
-    Server,
-    ServerConfig,
-    ServerSession,
-    WebTransportStream,
-    WebTransportStreamError,
-)
+from quiche_h3 import Server, ServerConfig, ServerSession, WebTransportStream
 
 HERE = Path(__file__).parent
 MAX_MESSAGE = 4096  # characters
@@ -112,9 +105,8 @@ def make_server(store: ScoreStore, config: ServerConfig) -> Server:
 
     @server.webtransport("/clicker")
     async def clicker(session: ServerSession) -> None:
-        async def datagrams() -> None:
-            async for datagram in session.datagrams():
-                session.send_datagram(game.answer(parse(datagram)))
+        def datagram(payload: bytes) -> None:
+            session.send_datagram(game.answer(parse(payload)))
 
         async def uni(stream: WebTransportStream) -> None:
             async with await session.open_uni_stream() as answers:
@@ -124,13 +116,8 @@ def make_server(store: ScoreStore, config: ServerConfig) -> Server:
         async def bidi(stream: WebTransportStream) -> None:
             async for message in messages(stream):
                 await stream.write(game.answer(message))
-            stream.finish()
 
-        await asyncio.gather(
-            datagrams(),
-            for_each(session.incoming_uni_streams(), uni),
-            for_each(session.incoming_bidi_streams(), bidi),
-        )
+        await session.serve(on_datagram=datagram, on_uni_stream=uni, on_bidi_stream=bidi)
 
     @server.webtransport("/scoreboard")
     async def scoreboard(session: ServerSession) -> None:
@@ -139,24 +126,6 @@ def make_server(store: ScoreStore, config: ServerConfig) -> Server:
                 await stream.write(json.dumps(board).encode() + b"\n")
 
     return server
-
-
-async def for_each(
-    streams: AsyncIterator[WebTransportStream], answer: Callable[[WebTransportStream], Awaitable[None]]
-) -> None:
-    """Answers every stream in a task of its own, so that none waits for another."""
-
-    async def run(stream: WebTransportStream) -> None:
-        try:
-            await answer(stream)
-        except (WebTransportStreamError, ConnectionClosed):
-            pass  # the peer gave it up, or has gone
-
-    tasks: set[asyncio.Task[None]] = set()
-    async for stream in streams:
-        task = asyncio.create_task(run(stream))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
 
 
 class Status(enum.Enum):

@@ -12,18 +12,9 @@ which was made at start, is to be passed by. The session trusts that certificate
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from quiche_h3 import (
-    ConnectionClosed,
-    Server,
-    ServerConfig,
-    ServerSession,
-    WebTransportStream,
-    WebTransportStreamError,
-)
+from quiche_h3 import Server, ServerConfig, ServerSession, WebTransportStream
 
 HERE = Path(__file__).parent
 
@@ -42,9 +33,8 @@ def certificate() -> dict[str, str | None]:
 async def counter(session: ServerSession) -> None:
     """A session: its datagrams, and both kinds of streams, side by side."""
 
-    async def datagrams() -> None:
-        async for datagram in session.datagrams():
-            session.send_datagram(b"%d" % len(datagram))
+    def answer_datagram(datagram: bytes) -> None:
+        session.send_datagram(b"%d" % len(datagram))
 
     async def count(stream: WebTransportStream) -> int:
         return sum([len(chunk) async for chunk in stream])
@@ -56,31 +46,8 @@ async def counter(session: ServerSession) -> None:
 
     async def answer_bidi(stream: WebTransportStream) -> None:
         await stream.write(b"%d" % await count(stream))
-        stream.finish()
 
-    await asyncio.gather(
-        datagrams(),
-        for_each(session.incoming_uni_streams(), answer_uni),
-        for_each(session.incoming_bidi_streams(), answer_bidi),
-    )
-
-
-async def for_each(
-    streams: AsyncIterator[WebTransportStream], answer: Callable[[WebTransportStream], Awaitable[None]]
-) -> None:
-    """Answers every stream in a task of its own, so that none waits for another."""
-
-    async def run(stream: WebTransportStream) -> None:
-        try:
-            await answer(stream)
-        except (WebTransportStreamError, ConnectionClosed):
-            pass  # the peer gave it up, or has gone
-
-    tasks: set[asyncio.Task[None]] = set()
-    async for stream in streams:
-        task = asyncio.create_task(run(stream))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+    await session.serve(on_datagram=answer_datagram, on_uni_stream=answer_uni, on_bidi_stream=answer_bidi)
 
 
 if __name__ == "__main__":
