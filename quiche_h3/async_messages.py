@@ -28,6 +28,7 @@ from .client_exchange import (
 from .datagrams import AsyncDatagrams
 from .errors import H3ErrorCode, PayloadTooLarge, StatusError, StreamingError, TimedOut
 from .headers import Headers
+from .priorities import Priority
 from .threads import T
 from .timeouts import Timeout, Timeouts, timeouts_of
 
@@ -162,6 +163,13 @@ class AsyncClientRequest:
         """Sends an HTTP datagram of this request (RFC 9297), without waiting; as `ClientRequest` does."""
         self._stream.check()
         self._stream.exchange.send_datagram(bytes(payload))
+
+    def set_priority(self, priority: Priority) -> None:
+        """Asks the server to rank the response so, by a PRIORITY_UPDATE (RFC 9218 7).
+
+        Raises ValueError for an urgency beyond 0 to 7, and InvalidState before the request was sent.
+        """
+        self._stream.exchange.set_priority(priority)
 
     def datagrams(self) -> AsyncDatagrams:
         """The HTTP datagrams that the server sends for this request, as they come."""

@@ -101,7 +101,7 @@ class Exchange:
         self.running = False
         # Looked at by the HTTP/3 layer. An async handler has not asked for them when the first ones come.
         self.on_datagram: Callable[[bytes], None] | None = (
-            None if dispatcher.raw_datagrams else self._keep_datagram
+            None if dispatcher.raw_datagrams and not request.capsule_protocol else self._keep_datagram
         )
         self._capsules: CapsuleReader | None = None
         self._datagrams: DatagramQueue | None = None

@@ -543,6 +543,7 @@ class Server(Router):
             connection.context = hq = Hq(connection, self, server=True)
             return hq
         http3 = Http3(connection, self, self._limits, self._counters, server=True)
+        http3.keeps_early = self._on_datagram is None and self._events is None
         connection.context = http3
         connection.watch = Guard(http3, self._patience)
         if self._credentials is not None and self._credentials.settings.webtransport:

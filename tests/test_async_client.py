@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 from client_support import KIB, MIB, Application, blocks, digest, streams
-from server_support import until
+from server_support import make_server, until
 
 import quiche_h3
 from quiche_h3 import (
@@ -20,7 +20,10 @@ from quiche_h3 import (
     ConnectionClosed,
     H3ErrorCode,
     PayloadTooLarge,
+    Priority,
     RedirectError,
+    Request,
+    Response,
     Server,
     StatusError,
     StreamClosed,
@@ -251,6 +254,29 @@ def test_datagrams(app: Application) -> None:
         assert await asyncio.wait_for(received.get(), 10) == b"3210"
 
     talk(app, scenario)
+
+
+def test_priority() -> None:
+    """RFC 9218 7: a request may be ranked anew while its response is on its way."""
+    server = make_server()
+
+    @server.get("/")
+    async def handler(req: Request, res: Response) -> str:
+        res.write("begun ")
+        await until(lambda: req.priority.urgency == 1)
+        return req.take_last_priority_update() or ""
+
+    async def scenario(url: str) -> None:
+        async with await quiche_h3.aconnect(url, verify=False) as client:
+            request = await client.open("GET", "/")
+            response = await request.response()
+            with pytest.raises(ValueError, match="urgency"):
+                request.set_priority(Priority(8, False))
+            request.set_priority(Priority(1, True))
+            assert await response.read_all() == b"begun u=1,i"
+
+    with server.running() as address:
+        asyncio.run(scenario(address.url))
 
 
 def test_nobody_to_talk_to() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 from collections.abc import Iterator
@@ -105,6 +106,85 @@ def test_a_foreign_client() -> None:
         assert received == [(stream_id, b"hello")]
 
     talk(server, scenario, datagrams=True)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_datagrams_that_overtake_their_request(raw: bool) -> None:
+    """RFC 9297 2.1: the newest `h3_datagram_queue_len` wait for the request, unless they may be raw ones."""
+    server = echo_server(h3_datagram_queue_len=2)
+    others: list[bytes] = []
+    if raw:
+        server.on_datagram(lambda server, connection, payload: others.append(payload))
+
+    async def scenario(client: AioquicClient) -> None:
+        received: list[bytes] = []
+        before = client.h3_event_received
+
+        def on_event(event: Any) -> None:
+            if type(event).__name__ == "DatagramReceived":
+                received.append(event.data)
+            else:
+                before(event)
+
+        client.h3_event_received = on_event  # type: ignore[method-assign]
+        assert (await client.get("/hello")).status == 200
+        for payload in (b"one", b"two", b"three"):
+            client.http.send_datagram(4, payload)
+        client.http.send_datagram(400, b"of none that comes")
+        client.transmit()
+        await until(lambda: server.export_metrics()["http3"]["datagrams_received"] == 4)
+        assert client._quic.get_next_available_stream_id() == 4
+        client.http.send_headers(4, client.fields("GET", "/echo"))
+        client.http.send_datagram(4, b"four")
+        client.transmit()
+        await until(lambda: b"four" in received)
+        assert received == ([b"four"] if raw else [b"three", b"four"])
+
+    talk(server, scenario, datagrams=True)
+    assert others == ([b"\1one", b"\1two", b"\1three", b"\x40\x64of none that comes"] if raw else [])
+    assert server.export_metrics()["http3"]["datagrams_dropped"] == (0 if raw else 2)
+
+
+def test_capsules_are_never_raw_datagrams() -> None:
+    """Where the request speaks of datagrams its own wait for the handler, whoever takes raw ones."""
+    server = make_server()
+    raw: list[bytes] = []
+    server.on_datagram(lambda server, connection, payload: raw.append(payload))
+
+    @server.post("/")
+    async def later(req: Request, res: Response) -> None:
+        await until(lambda: server.export_metrics()["http3"]["datagrams_received"] == 2)
+        async for payload in res.h3_datagrams():
+            res.send_h3_datagram(payload)
+
+    with connected(server) as client, client.open("POST", "/", headers=CAPSULES) as request:
+        request.send_datagram(b"one")
+        request.send_datagram(b"two")
+        replies = request.datagrams()
+        assert [next(replies), next(replies)] == [b"one", b"two"]
+        client.send_datagram(b"\x40raw")
+        request.end()
+        assert request.response().read_all() == b""
+    assert raw == [b"\x40raw"]
+
+
+def test_in_asyncio() -> None:
+    """The client for asyncio: `async for` over a request's datagrams, which end with the response."""
+
+    async def scenario(url: str) -> None:
+        async with await quiche_h3.aconnect(url, verify=False) as client:
+            request = await client.open("GET", "/echo")
+            response = await request.response()
+            replies = request.datagrams()
+            for payload in (b"one", b"two"):
+                request.send_datagram(payload)
+                assert await anext(replies) == payload
+            await request.end()
+            assert await response.read_all() == b"active\n"
+            assert [payload async for payload in replies] == []
+
+    with echo_server().running() as address:
+        asyncio.run(scenario(address.url))
 
 
 def test_iteration_in_async_and_blocking_handlers() -> None:

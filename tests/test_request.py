@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
+from aioquic.buffer import encode_uint_var
 from interop.aioquic_peer import AioquicClient, PeerReset
 from server_support import make_server, talk, until
 
-from quiche_h3 import H3ErrorCode, Priority, Request
+from quiche_h3 import H3ErrorCode, Priority, Request, Response
 
 
 def test_everything_of_a_request() -> None:
@@ -79,6 +81,50 @@ def test_cookies_of_several_lines() -> None:
 def test_priority(value: str, priority: tuple[int, bool]) -> None:
     """The Priority field; what cannot be understood keeps its default (RFC 9218 4)."""
     assert Priority.parse(value) == priority
+
+
+def test_priority_of_a_request() -> None:
+    """RFC 9218 7: a PRIORITY_UPDATE counts more than the field, also one that comes before its request."""
+    server = make_server()
+
+    @server.get("/:when")
+    async def handler(req: Request, res: Response) -> list[Any]:
+        before = req.priority
+        await until(lambda: req.params["when"] == "now" or req.priority != before)
+        res.set_priority(0)
+        with pytest.raises(ValueError, match="urgency"):
+            res.set_priority(8)
+        return [before, req.priority, req.take_last_priority_update(), req.take_last_priority_update()]
+
+    def update(client: AioquicClient, stream_id: int, value: bytes) -> None:
+        payload = encode_uint_var(stream_id) + value
+        frame = encode_uint_var(0xF0700) + encode_uint_var(len(payload)) + payload
+        assert client.http._local_control_stream_id is not None
+        client._quic.send_stream_data(client.http._local_control_stream_id, frame)
+        client.transmit()
+
+    async def scenario(client: AioquicClient) -> None:
+        update(client, 0, b"u=1,i")
+        update(client, 4, b"u=6")
+        field = [(b"priority", b"u=5")]
+        assert json.loads((await client.get("/now", headers=field)).body) == [
+            [1, True],
+            [1, True],
+            "u=1,i",
+            None,
+        ]
+        waiting = asyncio.ensure_future(client.get("/later", headers=field))
+        await until(lambda: server.export_metrics()["handlers"]["active"] == 1)
+        update(client, 4, b"u=2")
+        assert json.loads((await waiting).body) == [[6, False], [2, False], "u=2", None]
+        assert json.loads((await client.get("/now", headers=field)).body) == [
+            [5, False],
+            [5, False],
+            None,
+            None,
+        ]
+
+    talk(server, scenario)
 
 
 def test_numbers_of_connections_and_streams() -> None:

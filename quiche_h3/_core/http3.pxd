@@ -67,6 +67,8 @@ cdef class Http3(Protocol):
     cdef bint any_incremental           # there was an incremental response
     cdef int64_t wrote_first            # of several incremental ones, in the last turn
     cdef dict early_updates             # stream id -> PRIORITY_UPDATE of a request that has not come
+    cdef public bint keeps_early        # datagrams wait for their request; else they are raw ones
+    cdef object early_datagrams         # deque of (stream id, datagram), the newest ones
     cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
     cdef bint goaway_sent               # that was said: there was room for it
     cdef token_bucket resets            # streams given up, by the peer or by us
@@ -79,6 +81,8 @@ cdef class Http3(Protocol):
     cdef int64_t quarter_stream_id(self, bytes payload, ssize_t *size) except -2
     cdef bint give_datagram(self, bytes payload) except -1
     cdef int give_raw_datagrams(self, list raw) except -1
+    cdef int keep_early_datagram(self, uint64_t stream_id, bytes payload) except -1
+    cdef int give_early_datagrams(self, uint64_t stream_id) except -1
     cdef int alternate(self, int64_t *writable, int count) except -1
     cdef int on_priority_update(self, uint64_t stream_id) except -1
     cdef int failed(self, uint64_t stream_id, object error) except -1

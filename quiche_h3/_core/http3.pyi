@@ -41,6 +41,7 @@ class Claims: ...
 class Http3(Protocol):
     claims: Claims | None
     keeps_lengths: bool
+    keeps_early: bool
     def __new__(cls, connection: Connection, *args: object, **kwargs: object) -> Http3: ...
     def __init__(
         self, connection: Connection, app: _App, limits: Http3Limits, counters: Http3Counters, *, server: bool

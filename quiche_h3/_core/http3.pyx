@@ -127,6 +127,7 @@ cdef class Http3(Protocol):
         self.unacknowledged = []
         self.resetting = []
         self.early_updates = {}
+        self.early_datagrams = deque()
         self.wrote_first = -1
         if server:
             config = connection.settings.config
@@ -411,6 +412,8 @@ cdef class Http3(Protocol):
         # Most requests are answered by now; only the others are found again by their events.
         if (stream.sending or stream.receiving) and self.h3 != NULL:
             self.streams[stream_id] = stream
+        if self.early_datagrams:
+            self.give_early_datagrams(stream_id)
         return 0
 
     # Client
@@ -512,19 +515,36 @@ cdef class Http3(Protocol):
         for payload in raw:
             if self.h3 == NULL or self.give_datagram(payload):
                 continue
+            quarter = self.quarter_stream_id(payload, &size)
+            if self.keeps_early and quarter >= 0 and <uint64_t>quarter * 4 >= self.highest_request:
+                self.keep_early_datagram(quarter * 4, payload)
+                continue
             try:
                 if self.app.datagram(self.connection, payload) is not False:
                     continue
             except Exception:
                 log.exception("connection %d: datagram() failed", self.connection.id)
                 continue
-            quarter = self.quarter_stream_id(payload, &size)
             if quarter >= 0 and self.claims is not None and self.claims.datagram(quarter * 4, payload[size:]):
                 continue
             self.counters.n.datagrams_dropped += 1
             if quarter < 0:  # RFC 9297 2.1; a program that takes raw ones knows better
                 self.connection.close(<uint64_t>H3ErrorCode.H3_DATAGRAM_ERROR, b"no quarter stream ID")
         return 0
+
+    cdef int keep_early_datagram(self, uint64_t stream_id, bytes payload) except -1:
+        """RFC 9297 2.1: it may overtake its request. The newest are kept."""
+        if len(self.early_datagrams) >= self.connection.settings.config.h3_datagram_queue_len:
+            self.early_datagrams.popleft()
+            self.counters.n.datagrams_dropped += 1
+        self.early_datagrams.append((stream_id, payload))
+        return 0
+
+    cdef int give_early_datagrams(self, uint64_t stream_id) except -1:
+        """Their request has come: they are its own now, or nobody's."""
+        kept = self.early_datagrams
+        self.early_datagrams = deque([pair for pair in kept if pair[0] != stream_id])
+        return self.give_raw_datagrams([payload for other, payload in kept if other == stream_id])
 
     def send_datagram(self, bytes payload):
         """Queues a QUIC DATAGRAM (RFC 9221). Raises a DatagramError when it cannot be taken."""
