@@ -12,7 +12,7 @@ from quiche_h3._core.settings import EngineSettings
 from quiche_h3._core.udp import UdpSocket
 from quiche_h3.config import ClientConfig
 
-from .pair import CLIENT, SERVER, App, Pair, initial
+from .pair import CLIENT, SERVER, Address, App, Pair, initial
 
 MakePair = Callable[..., Pair]
 
@@ -317,6 +317,44 @@ def test_amplification_limit(pair: Pair) -> None:
         pair.server.turn()
         sent += sum(len(payload) for payload, _, _ in pair.server_socket.take())
     assert sent <= 3 * len(flight)
+
+
+# Coalesced packets
+
+
+def test_what_follows_a_packet_without_keys_is_processed(pair: Pair) -> None:
+    """RFC 9000 12.2: a client that has not heard yet that the handshake is over coalesces its first 1-RTT
+    packets, and the datagrams in them, with packets whose keys the server has discarded."""
+    connection = pair.connect()
+
+    def coalesce(payload: bytes, source: Address, to: Address) -> bool:
+        dcid = payload[1:17]
+        pair.server.receive_udp_payload(0, initial(dcid) + payload, source, to)
+        return False
+
+    pair.up.hook = coalesce
+    connection.context.send_datagram(b"the first")
+    pair.step()
+    assert pair.server_app.datagrams == [b"the first"]
+
+
+def test_what_follows_a_damaged_packet_is_processed(pair: Pair) -> None:
+    """RFC 9000 12.2: the Handshake packet behind an Initial packet that was damaged ends the handshake."""
+    states = []
+
+    def damage(payload: bytes, source: Address, to: Address) -> bool:
+        if not pair.down.sent:
+            return True
+        assert payload[0] & 0xF0 == 0xC0
+        pair.up.hook = None
+        pair.server.receive_udp_payload(0, payload[:50] + bytes([payload[50] ^ 1]) + payload[51:], source, to)
+        pair.server.turn()
+        states.extend(c.established for c in pair.server.connections.values())
+        return False
+
+    pair.up.hook = damage
+    pair.connect()
+    assert states == [True]
 
 
 # Deadlines
