@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +50,25 @@ def measure(
     with tempfile.TemporaryFile("w+") as errors:
         server = Program([*command, *map(str, certificate)], SERVER_CPU, errors)
         try:
-            url = f"https://127.0.0.1:{server.json()['port']}"
-            with tempfile.TemporaryFile("w+") as load_errors:
+            port = server.json()["port"]
+            with tempfile.TemporaryFile("w+") as load_errors, link(case, port) as port:
+                url = f"https://127.0.0.1:{port}"
                 words = [str(load_client()), url, ca, *case.options(duration, size)]
                 return _measure(case, name, server, Program(words, LOAD_CPU, load_errors))
         finally:
             server.end(2)
+
+
+@contextmanager
+def link(case: Case, port: int) -> Iterator[int]:
+    """The port to connect to: the server's, or that of a relay before it, beside the load client."""
+    if not case.link:
+        yield port
+        return
+    from net.relay import Relay  # it needs a C compiler, and is only for these
+
+    with Relay(case.link, upstream=("127.0.0.1", port)) as relay:
+        yield relay.port
 
 
 def _measure(case: Case, name: str, server: Program, load: Program) -> Run:

@@ -7,6 +7,7 @@ from typing import Any
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from quiche_h3 import Headers, Request, Response
+from quiche_h3.capsules import decode_varint, encode_varint
 from quiche_h3.handlers import NO_BODY
 from quiche_h3.headers import encode_header
 
@@ -68,3 +69,9 @@ def test_response_with_fields(benchmark: BenchmarkFixture, captured: Captured) -
         return response.status(404).header("cache-control", "no-store").header("x-count", 3)
 
     assert benchmark(make).status_code == 404
+
+
+def test_varints(benchmark: BenchmarkFixture) -> None:
+    """One of each length (RFC 9000 16), written and read."""
+    values = [37, 15_293, 494_878_333, 151_288_809_941_952_652]
+    assert benchmark(lambda: [decode_varint(encode_varint(value)) for value in values])[0] == (37, 1)
