@@ -11,7 +11,7 @@ from server_support import until
 from test_webtransport import echo, echo_by_callbacks, server_with
 from webtransport_peer import PeerSession, WebTransportClient, soon, talk
 
-from quiche_h3 import CloseInfo, ServerSession, WebTransportStream
+from quiche_h3 import CloseInfo, DatagramTooLarge, ServerSession, WebTransportStream, WouldBlock
 from quiche_h3.capsules import encode_capsule, encode_varint
 from quiche_h3.webtransport_codes import from_wire, to_wire
 
@@ -67,6 +67,91 @@ def test_streams_and_datagrams_before_their_session() -> None:
         assert [await soon(session.datagrams.get()) for _ in range(64)] == [b"%d" % n for n in range(6, 70)]
 
     talk(server_with(echo), scenario)
+
+
+def test_streams_and_datagrams_that_wait_in_vain() -> None:
+    """Section 4.6: after `wt_early_timeout_ms` they go, as does a stream whose session ID is never whole."""
+    server = server_with(echo, wt_early_timeout_ms=200)
+
+    async def scenario(client: WebTransportClient) -> None:
+        session_id = next_session_id(client, 2)
+        early = client.raw_stream(head(session_id) + b"early")
+        cut = client.raw_stream(encode_varint(0x41) + b"\x40")
+        client.http.send_datagram(session_id, b"early")
+        client.transmit()
+        for stream in (early, cut):
+            assert await soon(stream.reset_code) == await soon(stream.stop_code) == REJECTED
+        session = await client.session("/wt")
+        assert session.id == session_id
+        session.datagram(b"in time")
+        assert await soon(session.datagrams.get()) == b"in time"
+
+    talk(server, scenario)
+    metrics = server.export_metrics()["webtransport"]
+    assert (metrics["streams_refused"], metrics["datagrams_dropped"]) == (2, 1)
+
+
+def test_the_last_datagrams_before_the_close() -> None:
+    """Those that come in one packet with the close capsule are not lost, and can be read after it."""
+    got: list[bytes] = []
+
+    async def handler(session: ServerSession) -> None:
+        await session.wait_closed()
+        got.extend([payload async for payload in session.datagrams()])
+
+    async def scenario(client: WebTransportClient) -> None:
+        session = await client.session("/wt")
+        for payload in (b"one", b"two"):
+            client.http.send_datagram(session.id, payload)
+        session.close(0, "")  # sends them too
+        await session.closed()
+        await until(lambda: len(got) == 2)
+
+    talk(server_with(handler), scenario)
+    assert got == [b"one", b"two"]
+
+
+def watch(session: PeerSession, order: list[str]) -> None:
+    """Writes down what came before the response and what after it."""
+    queue: Any = session.datagrams
+    put = queue.put_nowait
+
+    def note(payload: bytes) -> None:
+        order.append("datagram" if session.answer.done() else "too early")
+        put(payload)
+
+    queue.put_nowait = note
+
+
+def test_datagrams_do_not_overtake_the_response() -> None:
+    """What is sent right after `accept()` leaves after the response, as many as the queue holds."""
+
+    async def handler(session: ServerSession) -> None:
+        session.accept()
+        for n in range(4):
+            session.send_datagram(b"%d" % n)
+        with pytest.raises(WouldBlock):
+            session.send_datagram(b"too many")
+        with pytest.raises(DatagramTooLarge):
+            session.send_datagram(bytes(5000))
+        await session.wait_closed()
+
+    def plain(session: ServerSession) -> None:
+        session.on_session_established = lambda: session.send_datagram(b"0")
+
+    async def scenario(client: WebTransportClient) -> None:
+        for path, expected in (("/wt", [b"0", b"1", b"2", b"3"]), ("/plain", [b"0"])):
+            session = client.connect_session(path)
+            order: list[str] = []
+            watch(session, order)
+            assert [await soon(session.datagrams.get()) for _ in expected] == expected
+            assert set(order) == {"datagram"}
+
+    server = server_with(handler, dgram_send_queue_len=4)
+    server.webtransport("/plain")(plain)
+    talk(server, scenario)
+    metrics = server.export_metrics()["webtransport"]
+    assert (metrics["datagrams_sent"], metrics["datagrams_dropped"]) == (5, 1)
 
 
 def test_streams_of_a_session_that_is_gone() -> None:

@@ -139,6 +139,7 @@ def test_handlers_may_end_after_their_session() -> None:
     async def handler(session: ServerSession) -> None:
         async def uni(stream: WebTransportStream) -> None:
             data = await stream.read_all()
+            session.send_datagram(b"read")
             await session.wait_closed()
             await asyncio.sleep(0)
             done.append(data)
@@ -149,7 +150,7 @@ def test_handlers_may_end_after_their_session() -> None:
     async def scenario(client: WebTransportClient) -> None:
         session = await client.session("/wt")
         session.open(b"to be kept", True, uni=True)
-        session.datagram(b"nobody wants it")
+        assert await soon(session.datagrams.get()) == b"read"
         session.close(3, "done")
         await session.closed()
         await until(lambda: len(done) == 2)

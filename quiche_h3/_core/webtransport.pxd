@@ -9,6 +9,7 @@ cdef class WebTransport(Carrier):
     cdef dict early                     # stream ID -> (session ID, when it came, whether it ended): no such session yet
     cdef object early_datagrams         # deque of (session ID, payload, when it came)
     cdef object gone                    # the last sessions that ended, oldest first
+    cdef uint64_t early_ns              # how long that is kept
     cdef list settings_waiters          # called when the peer's SETTINGS have come
     cdef tuple openers                  # for each kind a deque of callbacks that wait for stream credit
     cdef uint64_t idle_check_at
@@ -20,4 +21,5 @@ cdef class WebTransport(Carrier):
     cdef int add(self, StreamBase stream) except -1
     cdef int read_all(self) except -1
     cdef int open_waiting(self) except -1
+    cdef int release(self) except -1
     cdef int watch(self) except -1

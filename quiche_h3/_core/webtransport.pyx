@@ -28,8 +28,6 @@ cdef enum:
     MAX_EARLY_DATAGRAMS = 64
     MAX_GONE = 64
 
-# So long a stream or datagram waits for its session, and a stream for the rest of its session ID.
-cdef uint64_t EARLY_NS = 10_000_000_000
 cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
 
 
@@ -51,6 +49,7 @@ cdef class WebTransport(Carrier):
         self.http3 = http3
         self.counters = counters
         self.config = http3.connection.settings.config
+        self.early_ns = self.config.wt_early_timeout_ms * 1_000_000
         self.sessions = {}
         self.streams = {}
         self.heads = {}
@@ -58,6 +57,7 @@ cdef class WebTransport(Carrier):
         self.early_datagrams = deque()
         self.gone = OrderedDict()
         self.starved = []
+        self.answered = []
         self.settings_waiters = []
         self.openers = (deque(), deque())  # by kind: unidirectional, bidirectional
         http3.claims = self
@@ -92,6 +92,8 @@ cdef class WebTransport(Carrier):
             return False
         self.turn += 1
         self.now = monotonic()
+        if self.answered:
+            self.release()
         if self.starved:
             starved, self.starved = self.starved, []
             for stream in starved:
@@ -109,7 +111,18 @@ cdef class WebTransport(Carrier):
             self.read_all()
         self.open_waiting()
         self.watch()
-        return len(self.starved) > 0
+        return len(self.starved) > 0 or len(self.answered) > 0
+
+    cdef int release(self) except -1:
+        """A response may have been written in this turn, before this call: in the next one it has been sent."""
+        cdef SessionBase session
+        answered, self.answered = self.answered, []
+        for session in answered:
+            if self.turn < session.answered_at + 2:
+                self.answered.append(session)
+            else:
+                session.release()
+        return 0
 
     cdef bint writable(self, uint64_t stream_id) except -1:
         cdef uint64_t code = 0
@@ -137,7 +150,7 @@ cdef class WebTransport(Carrier):
         self.now = monotonic()
         self.early_datagrams.append((stream_id, payload, self.now))
         if self.http3.connection.c.wake_at == 0:
-            self.http3.connection.c.wake_at = self.now + EARLY_NS
+            self.http3.connection.c.wake_at = self.now + self.early_ns
         return True
 
     cdef int drain(self) except -1:
@@ -152,6 +165,7 @@ cdef class WebTransport(Carrier):
         self.early = {}
         self.early_datagrams.clear()
         self.starved = []
+        self.answered = []
         self.openers[0].extend(self.settings_waiters)
         self.settings_waiters = []
         for waiting in self.openers:
@@ -311,12 +325,12 @@ cdef class WebTransport(Carrier):
         for kept in (self.heads, self.early):
             for stream_id in list(kept):
                 since = kept[stream_id][1]
-                if self.now - since >= EARLY_NS:
+                if self.now - since >= self.early_ns:
                     del kept[stream_id]
                     self.refuse(stream_id, H3ErrorCode.WT_BUFFERED_STREAM_REJECTED)
-                elif at == 0 or since + EARLY_NS < at:
-                    at = since + EARLY_NS
-        while self.early_datagrams and self.now - <uint64_t>self.early_datagrams[0][2] >= EARLY_NS:
+                elif at == 0 or since + self.early_ns < at:
+                    at = since + self.early_ns
+        while self.early_datagrams and self.now - <uint64_t>self.early_datagrams[0][2] >= self.early_ns:
             self.early_datagrams.popleft()
             self.counters.n.datagrams_dropped += 1
         if self.sessions:

@@ -22,11 +22,15 @@ cdef class SessionBase(StreamOwner):
     cdef object datagram_queue          # deque, bounded
     cdef Py_ssize_t queue_limit
     cdef public object datagram_waiter  # called once when one comes, or the session ends
+    cdef list held                      # server: our datagrams that wait for the response to be sent; then None
+    cdef uint64_t answered_at           # turn in which that was written
     cdef uint64_t accepted[2]           # the peer's streams so far
     cdef uint64_t seen                  # sum of the counters when it was last looked at,
     cdef uint64_t seen_at               # and when that was another one than before
     cdef token_bucket stream_rate
     cdef token_bucket datagram_rate
+    cdef int release(self) except -1
+    cdef int queue_datagram(self, bytes payload) except -1
     cdef int take_datagram(self, bytes payload) except -1
     cdef int start_flow_control(self, dict peer) except -1
     cdef int drop_datagram(self) except -1

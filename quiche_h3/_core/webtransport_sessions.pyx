@@ -25,7 +25,7 @@ from quiche_h3._core.libquiche cimport quiche_conn_dgram_max_writable_len
 from quiche_h3._core.webtransport_streams cimport Carrier, StreamBase
 
 from quiche_h3.capsules import encode_varint
-from quiche_h3.errors import ConnectionClosed, DatagramNotEnabled, H3ErrorCode, StreamReset, WouldBlock
+from quiche_h3.errors import ConnectionClosed, DatagramError, DatagramNotEnabled, DatagramTooLarge, H3ErrorCode, StreamReset, WouldBlock
 
 # WT_INITIAL_MAX_DATA, WT_INITIAL_MAX_STREAMS_UNI and _BIDI
 INITIAL_MAX = (0x2B61, 0x2B64, 0x2B65)
@@ -92,6 +92,11 @@ cdef class SessionBase:
     def establish(self):
         """The session was accepted: it may send."""
         self.open = True
+        if self.transport.http3.server:
+            self.held = []
+            self.answered_at = self.transport.turn
+            self.transport.answered.append(self)
+            self.transport.http3.connection.touch()
         self.start_flow_control(self.transport.peer_settings() or {})
         self.transport.counters.n.sessions += 1
         self.transport.counters.n.sessions_active += 1
@@ -178,14 +183,41 @@ cdef class SessionBase:
         self.check_open()
         if not self.transport.http3.datagrams_enabled_by_peer:
             raise DatagramNotEnabled("the peer takes no HTTP datagrams")
+        self.queue_datagram(self.prefix + <bytes>(data if type(data) is bytes else bytes(data)))
+
+    cdef int queue_datagram(self, bytes payload) except -1:
+        """To quiche, which sends datagrams before streams; to `held` while that would be before the response, when
+        browsers know of no session yet and drop them.
+        """
+        cdef Py_ssize_t limit
         try:
-            self.transport.http3.send_datagram(self.prefix + <bytes>(data if type(data) is bytes else bytes(data)))
+            if self.held is None:
+                self.transport.http3.send_datagram(payload)
+            else:
+                limit = self.max_datagram_size + len(self.prefix)
+                if len(payload) > limit:
+                    raise DatagramTooLarge(f"a datagram of {len(payload)} bytes: this path takes {limit}")
+                if len(self.held) >= self.transport.config.dgram_send_queue_len:
+                    raise WouldBlock("the datagram queue is full")
+                self.held.append(payload)
+                return 0
         except WouldBlock:
-            self.n.datagrams_dropped += 1
-            self.transport.counters.n.datagrams_dropped += 1
+            self.drop_datagram()
             raise
         self.n.datagrams_sent += 1
         self.transport.counters.n.datagrams_sent += 1
+        return 0
+
+    cdef int release(self) except -1:
+        """The response has been sent: so are the datagrams that waited for it."""
+        held, self.held = self.held, None
+        for payload in held:
+            try:
+                if self.open:
+                    self.queue_datagram(payload)
+            except DatagramError:
+                pass  # it is lost, as datagrams may be
+        return 0
 
     cdef int take_datagram(self, bytes payload) except -1:
         self.n.datagrams_received += 1

@@ -47,6 +47,7 @@ cdef class Carrier(Claims):
     cdef readonly object config
     cdef dict streams                   # stream ID -> StreamBase
     cdef list starved                   # streams that have written their share of the turn
+    cdef list answered                  # sessions of which a response has been written, but maybe not sent
     cdef uint64_t turn                  # counts turns: a stream's share is for one
     cdef uint64_t now                   # nanoseconds, read once a turn
     cdef quiche_conn *quic(self) except? NULL

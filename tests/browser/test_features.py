@@ -92,7 +92,7 @@ def serving(**fields: Any) -> Iterator[tuple[str, Told]]:
 
 @pytest.fixture(scope="module")
 def application() -> Iterator[tuple[str, Told]]:
-    with serving(wt_max_streams_bidi=128, wt_max_streams_uni=128) as where:
+    with serving() as where:
         yield where
 
 
@@ -119,6 +119,11 @@ def test_datagrams(peer: Peer) -> None:
     result = peer("datagrams", sizes)
     assert result["seen"] == sizes
     assert result["most"] >= 1000
+
+
+def test_datagram_at_once(browser: Browser, application: tuple[str, Told]) -> None:
+    """A datagram that the server sends together with its 200 arrives: it does not overtake the response."""
+    assert BrowserPeer(browser, *application)("greeting") == "at once"
 
 
 def test_client_streams(peer: Peer) -> None:

@@ -4,6 +4,7 @@
 | --- | --- |
 | /echo | datagrams and bidirectional streams come back; a unidirectional stream comes back on one of ours |
 | /push | opens a stream of each kind that says "from the server"; tells the answer to the latter |
+| /greeting | sends a datagram, "at once", as soon as it has accepted |
 | /digest | answers a bidirectional stream with `{"bytes", "sha256"}` of what was read to its end |
 | /pattern | answers a bidirectional stream, which says a size, with as many bytes of the pattern |
 | /close | closes the session as the query says: `code`, `reason` |
@@ -97,6 +98,12 @@ def _echoes(server: Server, told: Told) -> None:
         await bidi.write(b"from the server")
         bidi.finish()
         told.put(("answer", (await bidi.read_all()).decode()))
+
+    @server.webtransport("/greeting", origins="*")
+    async def greeting(session: ServerSession) -> None:
+        session.accept()
+        session.send_datagram(b"at once")
+        await session.wait_closed()
 
 
 def _bodies(server: Server, told: Told) -> None:

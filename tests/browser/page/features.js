@@ -77,6 +77,16 @@ export async function datagrams(sizes) {
   return { seen: seen.sort((a, b) => a - b), most };
 }
 
+/** The first datagram of a server that sends one without being asked; null when none has come in 3 s. */
+export async function greeting() {
+  const session = await connect("/greeting");
+  const reader = session.datagrams.readable.getReader();
+  const late = new Promise((done) => { setTimeout(() => done({}), 3000); });
+  const { value } = await Promise.race([reader.read(), late]);
+  session.close();
+  return value ? decoder.decode(value) : null;
+}
+
 /** What came back of a text on each kind of stream. */
 export async function clientStreams(text) {
   const session = await connect("/echo");
