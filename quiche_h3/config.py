@@ -106,8 +106,13 @@ class TransportConfig:
     max_stream_window: int = integer(
         4 * MIB, "bytes", KIB, _WINDOW, "The most that a stream's receive window grows to."
     )
-    max_packets_per_connection: int = integer(
-        8_000_000, "packets", 1000, 1 << 23, "Packets sent; then the connection closes (RFC 9001 6.6)."
+    max_packets_per_key: int = integer(
+        8_000_000,
+        "packets",
+        1000,
+        1 << 23,
+        "Packets sent with one key, which is updated at half of them; a peer that does not follow loses the "
+        "connection (RFC 9001 6.6).",
     )
     max_recv_udp_payload_size: int = integer(
         _UDP_MAX, "bytes", _UDP_MIN, _UDP_MAX, "The largest UDP payload we take, told to the peer."
@@ -438,6 +443,13 @@ class ServerConfig(TransportConfig):
         10_000_000,
         "Unfinished handshakes from which on Retry is demanded; at twice as many nobody is let in.",
     )
+    max_unproven_per_turn: int = integer(
+        8,
+        "connections",
+        0,
+        MIB,
+        "Handshakes begun in a turn without proof of the address, else Retry; 0 is no limit.",
+    )
     max_handshake_bytes: int = integer(
         24 * KIB, "bytes", 4 * KIB, MIB, "Bytes a client may send before its handshake is complete."
     )
@@ -475,6 +487,14 @@ class ServerConfig(TransportConfig):
     )
     previous_secret_key: bytes | None = blob(
         "The `secret_key` before: its Retry tokens and session tickets are still taken.", 32, True
+    )
+
+    ticket_key_period_ms: int = integer(
+        _DAY_MS,
+        "ms",
+        0,
+        365 * _DAY_MS,
+        "Without `secret_key`: how long a key seals session tickets, and again opens them; 0 is for ever.",
     )
 
     # HTTP

@@ -86,8 +86,10 @@ class ConnectionMetrics:
     """Connections that were not begun, without an answer: too many handshakes were unfinished."""
     handshake_overruns: int = 0
     """Connections given up: the client had sent `max_handshake_bytes`, and its handshake was not complete."""
+    key_updates: int = 0
+    """Key updates that we began, at half of `max_packets_per_key`."""
     packet_limit_closes: int = 0
-    """Connections closed at `max_packets_per_connection`."""
+    """Connections closed at `max_packets_per_key`: the peer did not follow the key update."""
     connections: int = 0
     """Connections, now."""
     half_open: int = 0
@@ -163,7 +165,7 @@ class Http3Metrics:
     left_by_idleness: int = 0
     """Connections that were sent away after `max_idle_without_request_ms`."""
     left_by_packets: int = 0
-    """Connections that were sent away as `max_packets_per_connection` came near."""
+    """Connections that were sent away as `max_packets_per_key` came near."""
     body_bytes_received: int = 0
     """Bytes of request bodies."""
     body_bytes_sent: int = 0

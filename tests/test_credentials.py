@@ -274,6 +274,38 @@ def test_a_rotation_by_reload_keeps_the_key_before() -> None:
         assert not resumed(server, ticket)
 
 
+def test_a_key_made_at_start_rotates_by_itself() -> None:
+    """Attack row 10: after a period a new key seals and the old one still opens; after two it is gone.
+
+    A reload begins no new period, and a secret that was given does not rotate.
+    """
+    with make_server(ticket_key_period_ms=3_600_000) as server, make_server(secret_key=KEY) as given:
+
+        def keys() -> Any:
+            assert server._credentials is not None
+            return server._credentials.settings.keys
+
+        def pass_time(periods: int) -> None:
+            keys()._ticket_keys_since -= periods * 3600 * 1_000_000_000
+            server.reload()  # which looks at the time anew
+
+        (first,) = keys().ticket_keys()
+        ticket, other = ticket_from(server), ticket_from(given)
+        pass_time(0)
+        assert resumed(server, ticket)
+        assert keys().ticket_keys() == [first]
+        pass_time(1)
+        assert resumed(server, ticket)
+        assert keys().ticket_keys()[0] != keys().ticket_keys()[1] == first
+        renewed = ticket_from(server)
+        pass_time(1)
+        assert not resumed(server, ticket)
+        assert resumed(server, renewed)
+        pass_time(5)
+        assert not resumed(server, renewed)
+        assert resumed(given, other)
+
+
 # Early data
 
 

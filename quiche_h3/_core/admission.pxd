@@ -35,6 +35,8 @@ cdef class Admission:
     cdef uint64_t max_per_address
     cdef uint64_t max_half_open_per_address
     cdef uint64_t retry_threshold
+    cdef uint64_t max_unproven
+    cdef uint64_t unproven              # connections begun without a proof of the address since the last turn
     cdef double rate
 
     cdef Host host_of(self, const sockaddr_storage *address, uint64_t now)

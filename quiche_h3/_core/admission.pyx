@@ -41,6 +41,7 @@ cdef class Admission:
         self.max_per_address = config.max_connections_per_address
         self.max_half_open_per_address = config.max_half_open_per_address
         self.retry_threshold = config.half_open_retry_threshold
+        self.max_unproven = config.max_unproven_per_turn
         self.rate = config.new_connections_per_address
 
     def counters(self):
@@ -86,8 +87,12 @@ cdef class Admission:
         if self.retry_threshold and self.n.half_open >= 2 * self.retry_threshold:
             self.n.half_open_dropped += 1
             return DROP
-        if not proven and (self.retry_always or self.n.half_open >= self.retry_threshold):
-            return DEMAND_RETRY
+        if not proven:
+            if self.retry_always or self.n.half_open >= self.retry_threshold:
+                return DEMAND_RETRY
+            if self.max_unproven and self.unproven >= self.max_unproven:
+                return DEMAND_RETRY  # each begins a TLS handshake at once, for which all others wait
+            self.unproven += 1
         if host is None:
             return ADMIT
         if self.max_per_address and host.connections >= self.max_per_address:

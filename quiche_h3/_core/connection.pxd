@@ -43,6 +43,7 @@ cdef struct conn_t:
     uint64_t now             # when its turn began
     uint64_t watch_at        # its watch looks at it then
     uint64_t sent            # packets
+    uint64_t key_began       # `sent` when the key that encrypts them was made
     uint64_t handshake_bytes # received before the handshake was complete
     uint64_t release_at      # pacing: nothing leaves before; 0 when free
     uint8_t *held            # owned: one packet whose time has not come

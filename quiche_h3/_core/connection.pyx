@@ -240,6 +240,7 @@ cdef class Connection:
         """
         begun = self.quic() != NULL and quiche_h3_conn_update_key(self.c.quic)
         if begun:
+            self.c.key_began = self.c.sent
             self.send_ping()  # tells the peer at once
         return begun
 

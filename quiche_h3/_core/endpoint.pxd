@@ -30,6 +30,7 @@ cdef struct engine_counters:
     uint64_t short_initials_dropped
     uint64_t malformed_dropped
     uint64_t handshake_overruns
+    uint64_t key_updates
     uint64_t packet_limit_closes
     uint64_t packets_received
     uint64_t packets_sent
@@ -70,7 +71,7 @@ cdef class Endpoint:
     cdef readonly bint refusing         # a server that is shutting down accepts nobody
     cdef readonly StatelessAnswers answers
     cdef readonly Admission admission
-    cdef uint64_t packet_limit          # packets sent on one connection
+    cdef uint64_t packet_limit          # packets sent with one key
     cdef uint64_t handshake_limit       # bytes a client may send before its handshake is complete
 
     cdef void mark(self, conn_t *c) noexcept nogil
@@ -92,6 +93,7 @@ cdef class Endpoint:
     cdef int handle_paths(self, Connection conn) except -1
     cdef int expire(self) except -1
     cdef int finish(self, conn_t *c) except -1
+    cdef int renew_key(self, conn_t *c) except -1
     cdef bint hold(self, conn_t *c, const uint8_t *packet, size_t n, const quiche_send_info *info) noexcept nogil
     cdef bint burst_spent(self, conn_t *c, size_t sent) noexcept nogil
     cdef int retire(self, Connection conn) except -1

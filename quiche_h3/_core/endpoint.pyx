@@ -41,6 +41,7 @@ cdef enum:
 cdef enum:
     RECEIVE_BATCHES = 4
     TURN_BYTES = 1 << 20
+    TURN_DEADLINES = 64
     MAX_ISSUED_CIDS = 8
 
 
@@ -98,7 +99,7 @@ cdef class Endpoint:
         self.now = monotonic()
         config = settings.config
         self.handshake_limit = config.max_handshake_bytes if server else 1 << 62
-        self.packet_limit = config.max_packets_per_connection
+        self.packet_limit = config.max_packets_per_key
         self.answers = StatelessAnswers(settings, self.now, server=server)
         self.admission = Admission(config, server=server)
 
@@ -333,6 +334,8 @@ cdef class Endpoint:
         cdef bytes scid, reset_token, odcid
         cdef Host host = self.admission.host_of(&m.peer, self.now)
         cdef verdict answer
+        if self.now >= self.settings.tickets_until:
+            self.settings.rotate_tickets(self.now)
         address = (<uint8_t *>&m.peer)[:m.peer_len]
         odcid = self.answers.open_retry(h, address, dcid)
         answer = self.admission.judge(host, len(self.connections), odcid is not None, self.now)
@@ -448,6 +451,7 @@ cdef class Endpoint:
             raise RuntimeError("turn() was called from a handler")
         self.in_turn = True
         self.woken = False
+        self.admission.unproven = 0
         try:
             self.now = monotonic()
             self.expire()
@@ -505,8 +509,12 @@ cdef class Endpoint:
         return False
 
     cdef int expire(self) except -1:
+        """At most so many: the half-open connections of a flood end together."""
         cdef conn_t *c
-        while deadlines_next(&self.due) <= self.now:
+        cdef int n
+        for n in range(TURN_DEADLINES):
+            if deadlines_next(&self.due) > self.now:
+                break
             c = <conn_t *>self.due.items[0]
             deadlines_remove(&self.due, &c.due)
             if not c.established and self.now - c.created_at >= self.settings.handshake_timeout_ns:
@@ -620,14 +628,22 @@ cdef class Endpoint:
             at = min(at, c.wake_at)
         if c.watch_at:
             at = min(at, c.watch_at)
-        if c.sent >= self.packet_limit and not c.closing:
-            # RFC 9001 6.6: what one key may encrypt. quiche starts no key update.
+        if c.sent - c.key_began >= self.packet_limit // 2 and not c.closing:
+            self.renew_key(c)
+        if not deadlines_set(&self.due, &c.due, at):
+            raise MemoryError("no memory for the deadlines")
+        return 0
+
+    cdef int renew_key(self, conn_t *c) except -1:
+        """RFC 9001 6.6: a key update in good time; the end of a connection whose peer does not follow (6.2)."""
+        if quiche_h3_conn_update_key(c.quic):
+            c.key_began = c.sent
+            self.n.key_updates += 1
+        elif c.sent - c.key_began >= self.packet_limit:
             self.n.packet_limit_closes += 1
             c.closing = True
             quiche_conn_close(c.quic, True, 0x100, b"packet limit", 12)
             self.mark(c)
-        if not deadlines_set(&self.due, &c.due, at):
-            raise MemoryError("no memory for the deadlines")
         return 0
 
     cdef int retire(self, Connection conn) except -1:

@@ -41,7 +41,7 @@ cdef class GuardLimits:
         self.idle_ns = config.max_idle_without_request_ms * 1_000_000
         self.drain_ns = config.drain_timeout_ms * 1_000_000
         self.body_rate = config.min_body_rate
-        self.packets = config.max_packets_per_connection
+        self.packets = config.max_packets_per_key
         self.encoder_bytes = config.max_encoder_stream_bytes
         times = [ns // 4 for ns in (self.header_ns, self.grace_ns, self.stall_ns, self.age_ns, self.idle_ns) if ns]
         self.tick_ns = max(SHORTEST_TICK, min(times + [LONGEST_TICK]))
@@ -78,7 +78,7 @@ cdef class Guard(Watch):
             self.active_at = now
         if self.left_at:
             return self.leave(now) or now + limits.tick_ns
-        if limits.packets and conn.c.sent >= limits.packets - limits.packets // 8:
+        if conn.c.sent - conn.c.key_began >= limits.packets - limits.packets // 8:  # no key update has helped
             self.http3.counters.n.left_by_packets += 1
             return self.leave(now) or now + limits.tick_ns
         if limits.age_ns and now >= conn.c.created_at + limits.age_ns:

@@ -8,6 +8,7 @@ cdef extern from "quiche_h3_extra.h" nogil:
     quiche_h3_tls *quiche_h3_tls_new()
     void quiche_h3_tls_free(quiche_h3_tls *tls)
     void quiche_h3_tls_add_ticket_key(quiche_h3_tls *tls, const uint8_t *key, size_t capacity)
+    void quiche_h3_tls_rotate_ticket_key(quiche_h3_tls *tls, const uint8_t *key, size_t capacity)
     int quiche_h3_tls_add_name(quiche_h3_tls *tls, const char *name, quiche_config *config)
     int quiche_h3_tls_attach(quiche_h3_tls *tls, quiche_config *config, const uint8_t *context, bint demand_certificate)
 
@@ -27,3 +28,6 @@ cdef class EngineSettings:
     cdef readonly uint64_t handshake_timeout_ns
     cdef readonly size_t max_burst
     cdef readonly size_t max_train    # bytes of one message to send
+    cdef uint64_t tickets_until       # nanoseconds of the monotonic clock: then the ticket keys rotate
+
+    cdef int rotate_tickets(self, uint64_t now) except -1

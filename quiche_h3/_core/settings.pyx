@@ -113,6 +113,7 @@ cdef class EngineSettings:
             secrets = (config.secret_key, config.retry_token_lifetime_ms, config.previous_secret_key)
             self.keys = TokenKeys(*secrets) if keys is None else keys.renewed(*secrets)
             self._set_tickets_and_names(config, others)
+            self.tickets_until = self.keys.tickets_until(config.ticket_key_period_ms)
         self._set_http3(config, certificate is not None)
 
     def _set_transport(self, config):
@@ -174,6 +175,14 @@ cdef class EngineSettings:
         check_tls(quiche_h3_tls_attach(self.tls, self.quic, context, config.verify_peer))
         for i in range(self.other_count):
             check_tls(quiche_h3_tls_attach(self.tls, self.others[i], context, config.verify_peer))
+
+    cdef int rotate_tickets(self, uint64_t now) except -1:
+        """Takes a new ticket key, since the time of the last has come; the one before goes on for as long again."""
+        cdef bytes key
+        for key in self.keys.rotate_tickets(self.config.ticket_key_period_ms, now):
+            quiche_h3_tls_rotate_ticket_key(self.tls, key, self.config.early_data_register_size)
+        self.tickets_until = self.keys.tickets_until(self.config.ticket_key_period_ms)
+        return 0
 
     def _set_http3(self, config, server):
         quiche_h3_config_set_max_field_section_size(self.h3, config.max_field_section_size)

@@ -31,24 +31,45 @@ class TokenKeys:
         self._retry_keys = [_derive(root, b"retry token") for root in self._roots]
         self._reset_key = _derive(root, b"stateless reset")
         self._lifetime_ms = retry_lifetime_ms
+        self._ticket_keys = [_ticket_key(root) for root in self._roots]
+        self._rotates = secret is None
+        self._ticket_keys_since = time.monotonic_ns()
         # The wall clock, as it would be had nobody set it since.
         self._wall_minus_monotonic = time.time() - time.monotonic()
 
     def renewed(self, secret: bytes | None, retry_lifetime_ms: int, previous: bytes | None) -> TokenKeys:
         """Keys of a new configuration: the secret that it replaces goes on for one period, None keeps it."""
         current = self._roots[0]
-        if secret is None or secret == current:
+        kept = secret is None or secret == current
+        if kept:
             secret, older = current, self._roots[1] if len(self._roots) > 1 else None
         else:
             older = current
-        return TokenKeys(secret, retry_lifetime_ms, previous if previous is not None else older)
+        keys = TokenKeys(secret, retry_lifetime_ms, previous if previous is not None else older)
+        if self._rotates and kept:
+            keys._rotates = True
+            keys._ticket_keys, keys._ticket_keys_since = self._ticket_keys, self._ticket_keys_since
+        elif self._rotates and previous is None:
+            keys._ticket_keys[1:] = self._ticket_keys[:1]
+        return keys
 
     def ticket_keys(self) -> list[bytes]:
         """Keys of session tickets, 48 bytes each: the one to seal with, then the one before."""
-        return [
-            _derive(root, b"session ticket name")[:16] + _derive(root, b"session ticket")
-            for root in self._roots
-        ]
+        return self._ticket_keys
+
+    def tickets_until(self, period_ms: int) -> int:
+        """When the ticket keys rotate (nanoseconds, monotonic clock): never if the secret was given."""
+        if not self._rotates or not period_ms:
+            return 1 << 62
+        return self._ticket_keys_since + period_ms * 1_000_000
+
+    def rotate_tickets(self, period_ms: int, now: int) -> list[bytes]:
+        """New random ticket keys for the periods that have passed, the newest last: two at most are kept."""
+        passed = (now - self._ticket_keys_since) // (period_ms * 1_000_000)
+        self._ticket_keys_since += passed * period_ms * 1_000_000
+        fresh = [os.urandom(48) for _ in range(min(passed, 2))]
+        self._ticket_keys = [*reversed(fresh), *self._ticket_keys][:2]
+        return fresh
 
     def reset_token(self, cid: bytes) -> bytes:
         """The 16-byte stateless reset token of one of our connection IDs."""
@@ -73,6 +94,10 @@ class TokenKeys:
         """By the wall clock, which machines share; or by what it was before somebody set it."""
         clocks = (time.time(), time.monotonic() + self._wall_minus_monotonic)
         return any(-_SKEW_MS <= now * 1000 - issued_ms <= self._lifetime_ms for now in clocks)
+
+
+def _ticket_key(root: bytes) -> bytes:
+    return _derive(root, b"session ticket name")[:16] + _derive(root, b"session ticket")
 
 
 def _derive(root: bytes, use: bytes) -> bytes:

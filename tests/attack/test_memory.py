@@ -9,11 +9,10 @@ from aioquic.tls import Epoch
 from conformance import wire
 from conformance.peer import MemoryServer, Peer
 
+from quiche_h3.config import ServerConfig
 from quiche_h3.errors import H3ErrorCode
 
 from .support import KIB, MIB, count, is_well, make_server, metrics, resident
-
-INTERNAL_ERROR = 0x01
 
 
 def crypto(offset: int, data: bytes) -> bytes:
@@ -63,7 +62,7 @@ def test_fragments_of_one_stream(stride: int) -> None:
         assert resident() - before < 16 * MIB
         if stride == 2:
             assert peer.closed is not None
-            assert (peer.closed.code, peer.closed.app) == (INTERNAL_ERROR, False)
+            assert (peer.closed.code, peer.closed.app) == (H3ErrorCode.H3_EXCESSIVE_LOAD, True)
         else:
             assert peer.closed is None
         is_well(server)
@@ -78,7 +77,7 @@ def test_fragments_of_all_streams() -> None:
         for i in range(100):
             inject_all(peer, [wire.stream_frame(4 * i, b"x", offset=at) for at in range(1000, 2800, 2)])
         assert peer.closed is not None
-        assert (peer.closed.code, peer.closed.app) == (INTERNAL_ERROR, False)
+        assert (peer.closed.code, peer.closed.app) == (H3ErrorCode.H3_EXCESSIVE_LOAD, True)
         assert resident() - before < 16 * MIB
         is_well(server)
 
@@ -98,6 +97,31 @@ def test_all_the_credit_there_is() -> None:
         inject_all(peer, frames)
         assert peer.closed is None
         assert resident() - before < 16 * MIB
+
+
+@pytest.mark.parametrize("size", [16, 520, 1100])
+def test_a_grown_window_filled_with_fragments(size: int) -> None:
+    """Attack row 17: the largest window there is, full of fragments that nobody reads: under 16 MiB.
+
+    Fragments of 520 bytes are the smallest that are not merged: each is kept by itself. There are as many
+    gaps between them as a connection may have.
+    """
+    window = ServerConfig().max_connection_window
+    with make_server(initial_max_data=window, max_non_streaming_body_bytes=64 * MIB) as server:
+        heads = wire.headers(wire.request(b"/echo", b"POST")) + b"\0\x80\x10\0\0"
+        streams = range(0, 4 * 100, 4)
+        room = window // len(streams) - 2 * len(heads)
+        peer = Peer(server).open()
+        before = resident()
+        inject_all(peer, [wire.stream_frame(i, heads) for i in streams])
+        for i in streams:
+            offsets = range(len(heads) + 1, len(heads) + room - size - 39, size)
+            gaps = [number * 39 // len(offsets) for number in range(len(offsets))]
+            places = [at + gap for at, gap in zip(offsets, gaps, strict=True)]
+            inject_all(peer, [wire.stream_frame(i, bytes(size), offset=at) for at in places])
+        held = resident() - before
+        assert peer.closed is None
+        assert 8 * MIB < held < 16 * MIB, f"{held / MIB:.1f} MiB"
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -138,7 +138,7 @@ def test_a_spoofed_flood_keeps_nobody_out(make_pair: MakePair) -> None:
 
 def test_addresses_are_counted_by_their_64_bits(make_pair: MakePair) -> None:
     """An IPv6 client owns a /64, an IPv4 client an address, mapped ones too; loopback is not limited."""
-    pair = make_pair(server={"max_half_open_per_address": 1})
+    pair = make_pair(server={"max_half_open_per_address": 1, "max_unproven_per_turn": 0})
     held = Pair(pair.certificate)
 
     def accepted(*hosts: str) -> int:
@@ -152,6 +152,25 @@ def test_addresses_are_counted_by_their_64_bits(make_pair: MakePair) -> None:
     assert accepted("198.51.100.1", "198.51.100.1", "198.51.100.2") == 2
     assert accepted("::ffff:203.0.113.1", "::ffff:203.0.113.2", "::ffff:203.0.113.2") == 2
     assert accepted("127.0.0.1", "127.0.0.1", "::1", "::1") == 4
+
+
+def test_few_unproven_handshakes_in_a_turn(make_pair: MakePair) -> None:
+    """Attack row 4: a flood that comes at once begins so many TLS handshakes; the others wait for proof."""
+    pair = make_pair(server={"max_unproven_per_turn": 3})
+    held = Pair(pair.certificate)
+
+    def begin(number: int) -> tuple[int, int]:
+        before = pair.counters()
+        for i in range(number):
+            pair.server.receive_udp_payload(0, first_flight(held)[0], (f"198.51.100.{i + 1}", 6000))
+        after = pair.counters()
+        pair.server.turn()
+        return after["accepted"] - before["accepted"], after["retries_sent"] - before["retries_sent"]
+
+    assert begin(5) == (3, 2)
+    assert begin(3) == (3, 0)
+    assert begin(4) == (3, 1)
+    assert pair.fetch(pair.connect()).body == b"Hello"
 
 
 def test_too_many_unfinished_handshakes(make_pair: MakePair) -> None:
@@ -340,7 +359,7 @@ def test_what_follows_a_packet_without_keys_is_processed(pair: Pair) -> None:
 
 def test_what_follows_a_damaged_packet_is_processed(pair: Pair) -> None:
     """RFC 9000 12.2: the Handshake packet behind an Initial packet that was damaged ends the handshake."""
-    states = []
+    states: list[bool] = []
 
     def damage(payload: bytes, source: Address, to: Address) -> bool:
         if not pair.down.sent:

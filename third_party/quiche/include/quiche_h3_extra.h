@@ -66,7 +66,7 @@ int64_t quiche_h3_conn_open_claimed_stream(quiche_h3_conn *h3, quiche_conn *conn
 size_t quiche_h3_conn_incomplete_requests(const quiche_h3_conn *h3, uint64_t *ids, size_t n);
 
 // A server's TLS. One quiche_h3_tls serves several configurations: that of the connections, and those that hold
-// further certificates. It must outlive the handshakes of all of them, and is not changed once there are any.
+// further certificates. It must outlive the handshakes of all of them; once there are any, only its ticket keys change.
 typedef struct quiche_h3_tls quiche_h3_tls;
 
 quiche_h3_tls *quiche_h3_tls_new(void);
@@ -76,6 +76,10 @@ void quiche_h3_tls_free(quiche_h3_tls *tls);
 // `key` has 48 bytes, the first four of which tell keys apart. A ticket brings early data once, and only to the process
 // that gave it out: `capacity` uses are remembered twice over, for all servers of the process that have the key.
 void quiche_h3_tls_add_ticket_key(quiche_h3_tls *tls, const uint8_t *key, size_t capacity);
+
+// From now on tickets are sealed with `key`, and opened with it and the one that it relieves. To be called by the
+// thread that the connections belong to.
+void quiche_h3_tls_rotate_ticket_key(quiche_h3_tls *tls, const uint8_t *key, size_t capacity);
 
 // Clients that ask for `name`, a host name or "*." before one, get the certificate of `config`. Returns 0, or -1 when
 // the name is not UTF-8.
@@ -147,6 +151,12 @@ static inline void quiche_h3_tls_free(quiche_h3_tls *tls) {
 }
 
 static inline void quiche_h3_tls_add_ticket_key(quiche_h3_tls *tls, const uint8_t *key, size_t capacity) {
+    (void)tls;
+    (void)key;
+    (void)capacity;
+}
+
+static inline void quiche_h3_tls_rotate_ticket_key(quiche_h3_tls *tls, const uint8_t *key, size_t capacity) {
     (void)tls;
     (void)key;
     (void)capacity;

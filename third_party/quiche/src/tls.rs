@@ -112,6 +112,12 @@ struct TicketKey {
 }
 
 impl TicketKey {
+    unsafe fn new(key: *const u8, capacity: usize) -> TicketKey {
+        let mut bytes = [0; 48];
+        bytes.copy_from_slice(slice::from_raw_parts(key, 48));
+        TicketKey { bytes, register: register_of(&bytes, capacity) }
+    }
+
     fn name(&self) -> &[u8] {
         &self.bytes[..4]
     }
@@ -211,9 +217,16 @@ pub unsafe extern "C" fn quiche_h3_tls_free(tls: *mut Tls) {
 /// `tls` came from `quiche_h3_tls_new()`, is not in use yet, and `key` points to 48 bytes.
 #[no_mangle]
 pub unsafe extern "C" fn quiche_h3_tls_add_ticket_key(tls: *mut Tls, key: *const u8, capacity: usize) {
-    let mut bytes = [0; 48];
-    bytes.copy_from_slice(slice::from_raw_parts(key, 48));
-    (*tls).keys.push(TicketKey { bytes, register: register_of(&bytes, capacity) });
+    (*tls).keys.push(TicketKey::new(key, capacity));
+}
+
+/// # Safety
+/// `tls` came from `quiche_h3_tls_new()`, no other thread uses its configurations, and `key` points to 48 bytes.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_tls_rotate_ticket_key(tls: *mut Tls, key: *const u8, capacity: usize) {
+    let keys = &mut (*tls).keys;
+    keys.insert(0, TicketKey::new(key, capacity));
+    keys.truncate(2);
 }
 
 /// # Safety
