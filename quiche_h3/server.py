@@ -478,7 +478,11 @@ class Server(Router):
         self.stop()
 
     def _begin_drain(self) -> None:
-        """GOAWAY for everybody; whoever has nothing in flight is closed now (RFC 9114 5.2)."""
+        """GOAWAY for everybody; whoever has nothing in flight is closed behind it (RFC 9114 5.2).
+
+        The GOAWAY goes out in a turn of its own: a close drops what waits to be sent, and a client that has
+        seen no GOAWAY cannot know which of its requests were not processed.
+        """
         endpoint, driver = self._endpoint, self._driver
         if endpoint is None or driver is None or self._busy is not None:
             return
@@ -488,10 +492,9 @@ class Server(Router):
             http3 = connection.context
             if isinstance(http3, (Http3, Hq)):
                 http3.goaway()
-                if not http3.drained:
-                    self._busy.add(connection)
-                    continue
-            connection.close(H3ErrorCode.H3_NO_ERROR)
+                self._busy.add(connection)
+            else:
+                connection.close(H3ErrorCode.H3_NO_ERROR)
         driver.after_turn = self._continue_drain
         driver.soon()
         driver.call_later(self.config.drain_timeout_ms / 1000, self._stop_now)

@@ -191,10 +191,13 @@ cdef class Guard(Watch):
                 handler.on_reset(CANCELLED)
 
     cdef int leave(self, uint64_t now) except -1:
-        """GOAWAY, and a close when the requests in flight are done, or had their time."""
+        """GOAWAY, and a close when the requests in flight are done, or had their time.
+
+        Not before the next look: requests that cross the GOAWAY are refused one by one, and may be sent elsewhere.
+        """
         if self.left_at == 0:
             self.left_at = now
             self.http3.goaway()
-        if self.http3.drained or now >= self.left_at + self.limits.drain_ns:
+        elif self.http3.drained or now >= self.left_at + self.limits.drain_ns:
             self.http3.connection.close(<uint64_t>H3ErrorCode.H3_NO_ERROR)
         return 0
