@@ -81,14 +81,14 @@ def test_streams_and_datagrams_that_wait_in_vain() -> None:
         client.transmit()
         for stream in (early, cut):
             assert await soon(stream.reset_code) == await soon(stream.stop_code) == REJECTED
+        await until(lambda: server.export_metrics()["webtransport"]["datagrams_dropped"] == 1)
         session = await client.session("/wt")
         assert session.id == session_id
         session.datagram(b"in time")
         assert await soon(session.datagrams.get()) == b"in time"
 
     talk(server, scenario)
-    metrics = server.export_metrics()["webtransport"]
-    assert (metrics["streams_refused"], metrics["datagrams_dropped"]) == (2, 1)
+    assert server.export_metrics()["webtransport"]["streams_refused"] == 2
 
 
 def test_the_last_datagrams_before_the_close() -> None:

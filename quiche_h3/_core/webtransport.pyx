@@ -333,6 +333,10 @@ cdef class WebTransport(Carrier):
         while self.early_datagrams and self.now - <uint64_t>self.early_datagrams[0][2] >= self.early_ns:
             self.early_datagrams.popleft()
             self.counters.n.datagrams_dropped += 1
+        if self.early_datagrams:
+            since = self.early_datagrams[0][2]
+            if at == 0 or since + self.early_ns < at:
+                at = since + self.early_ns
         if self.sessions:
             if self.now >= self.idle_check_at:
                 idle_ns = self.config.wt_session_idle_ms * 1_000_000
