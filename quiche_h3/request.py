@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 from .body import Body
+from .conditional import parse_range
 from .headers import Headers
 from .priorities import Priority as Priority
 
@@ -80,6 +81,17 @@ class Request:
         if self._headers is None:
             self._headers = Headers(self._fields.pairs())
         return self._headers
+
+    def ranges(self, size: int) -> list[tuple[int, int]]:
+        """The (start, length) pairs that the Range field asks for of `size` bytes of content (RFC 9110 14.2).
+
+        Empty without the field: then, and wherever a program likes it better, all of it is the answer (200).
+        Raises NonBytesUnit, Malformed, InvalidRange (one ends before it begins), MultiRange (more than 16, or
+        they overlap) and Unsatisfiable (all beyond the end). A handler that lets them pass has answered with
+        400 or 416. `res.send_file()` looks at the field by itself.
+        """
+        value = self.headers.get("range")
+        return [] if value is None else parse_range(value, size)
 
     @property
     def content_length(self) -> int | None:

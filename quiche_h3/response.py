@@ -250,15 +250,30 @@ class Response:
             self.status(status)
         self._end_with(_JSON, json.dumps(value, separators=(",", ":")).encode())
 
-    def send_file(self, path: str | os.PathLike[str], *, content_type: str | None = None) -> None:
+    def send_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        content_type: str | None = None,
+        precompressed: bool = False,
+    ) -> None:
         """Sends a file, read piece by piece as the client takes it. Knows Range, ETag and If-Modified-Since.
 
-        The path is the program's own: for names that come from requests use `Server.static()`. Raises
+        With `precompressed` a sibling `path.br`, `path.zst` or `path.gz` goes instead, if the client takes
+        it. The path is the program's own: for names that come from requests use `Server.static()`. Raises
         NotFound, Forbidden, and ServiceUnavailable beyond `max_active_downloads_per_conn`.
         """
         self._check_initial()
         request = self.request
-        self.send_plan(plan_file(path, request.method, request.headers, content_type=content_type))
+        self.send_plan(
+            plan_file(
+                path,
+                request.method,
+                request.headers,
+                content_type=content_type,
+                precompressed=precompressed,
+            )
+        )
 
     def send_plan(self, plan: FileResponse) -> None:
         """Sends what `files` has planned: status, fields, and the file's parts under flow control."""

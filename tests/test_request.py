@@ -11,7 +11,7 @@ from aioquic.buffer import encode_uint_var
 from interop.aioquic_peer import AioquicClient, PeerReset
 from server_support import make_server, talk, until
 
-from quiche_h3 import H3ErrorCode, Priority, Request, Response
+from quiche_h3 import H3ErrorCode, HandlerError, Priority, Request, Response
 
 
 def test_everything_of_a_request() -> None:
@@ -284,5 +284,37 @@ def test_malformed_trailers() -> None:
         with pytest.raises(PeerReset) as caught:
             await exchange.complete()
         assert caught.value.code == H3ErrorCode.H3_MESSAGE_ERROR
+
+    talk(server, scenario)
+
+
+def test_ranges() -> None:
+    """Specification 4.1: a handler sees what is wrong with a Range by its type, or has it answered by it."""
+    server = make_server()
+
+    @server.get("/caught")
+    def caught(req: Request) -> str:
+        try:
+            return str(req.ranges(100))
+        except HandlerError as error:
+            return type(error).__name__
+
+    server.get("/passed")(lambda req: str(req.ranges(100)))
+    values = {
+        "bytes=0-9, -1": ("[(0, 10), (99, 1)]", 200),
+        "bytes=9-0": ("InvalidRange", 416),
+        "bytes=100-": ("Unsatisfiable", 416),
+        "bytes=" + "0-," * 17: ("MultiRange", 400),
+        "bytes=0-,0-": ("MultiRange", 400),
+        "lines=0-9": ("NonBytesUnit", 400),
+        "bytes=x": ("Malformed", 400),
+    }
+
+    async def scenario(client: AioquicClient) -> None:
+        assert (await client.get("/caught")).body == b"[]"
+        for value, (answer, status) in values.items():
+            headers = [(b"range", value.encode())]
+            assert (await client.get("/caught", headers=headers)).body == answer.encode(), value
+            assert (await client.get("/passed", headers=headers)).status == status, value
 
     talk(server, scenario)

@@ -480,6 +480,26 @@ def test_static_paths(file: Path) -> None:
     talk(server, scenario)
 
 
+def test_precompressed_sibling(file: Path) -> None:
+    """`send_file(precompressed=True)`: a packed sibling for who takes it (RFC 9110 12.5.3)."""
+    file.with_name("file.txt.br").write_bytes(b"packed")
+    server = make_server()
+    server.get("/")(lambda req, res: res.send_file(file, precompressed=True))
+    server.get("/plain")(lambda req, res: res.send_file(file))
+    content = file.read_bytes()
+
+    async def scenario(client: AioquicClient) -> None:
+        accept = [(b"accept-encoding", b"br, gzip")]
+        packed = await client.get("/", headers=accept)
+        assert (packed.body, packed.header("content-encoding")) == (b"packed", "br")
+        assert (packed.header("content-type") or "").startswith("text/plain")
+        assert packed.header("vary") == "accept-encoding"
+        for done in (await client.get("/"), await client.get("/plain", headers=accept)):
+            assert (done.body, done.header("content-encoding")) == (content, None)
+
+    talk(server, scenario)
+
+
 def test_missing_file_is_a_404(tmp_path: Path) -> None:
     """`send_file` of what is not there is a 404, not a 500."""
     assert respond(lambda req, res: res.send_file(tmp_path / "nothing")).status == 404
