@@ -187,7 +187,7 @@ class TransportConfig:
         60_000, "ms", 1, 7 * _DAY_MS, "A session without traffic for this long is closed."
     )
     wt_early_timeout_ms: int = integer(
-        10_000, "ms", 1, _DAY_MS, "How long streams and datagrams are kept that come before their session."
+        10_000, "ms", 1, _DAY_MS, "How long a stream is kept that comes before its session."
     )
     wt_session_window: int = integer(
         16 * MIB,

@@ -40,8 +40,6 @@ cdef class Claims:
     cdef bint service(self) except -1
     # A stream may be written to. False: it is none of these.
     cdef bint writable(self, uint64_t stream_id) except -1
-    # An HTTP datagram for a request that there is not, or not yet. False: it is dropped.
-    cdef bint datagram(self, uint64_t stream_id, bytes payload) except -1
     # We have sent GOAWAY.
     cdef int drain(self) except -1
     # The connection is gone.

@@ -91,9 +91,6 @@ cdef class Claims:
     cdef bint writable(self, uint64_t stream_id) except -1:
         return False
 
-    cdef bint datagram(self, uint64_t stream_id, bytes payload) except -1:
-        return False
-
     cdef int drain(self) except -1:
         return 0
 
@@ -524,8 +521,6 @@ cdef class Http3(Protocol):
                     continue
             except Exception:
                 log.exception("connection %d: datagram() failed", self.connection.id)
-                continue
-            if quarter >= 0 and self.claims is not None and self.claims.datagram(quarter * 4, payload[size:]):
                 continue
             self.counters.n.datagrams_dropped += 1
             if quarter < 0:  # RFC 9297 2.1; a program that takes raw ones knows better

@@ -7,7 +7,6 @@ cdef class WebTransport(Carrier):
     cdef readonly dict sessions         # session ID -> SessionBase
     cdef dict heads                     # stream ID -> (bytes of its session ID so far, when it came)
     cdef dict early                     # stream ID -> (session ID, when it came, whether it ended): no such session yet
-    cdef object early_datagrams         # deque of (session ID, payload, when it came)
     cdef object gone                    # the last sessions that ended, oldest first
     cdef uint64_t early_ns              # how long that is kept
     cdef list settings_waiters          # called when the peer's SETTINGS have come

@@ -25,7 +25,6 @@ cdef extern from "time.h" nogil:
 
 cdef enum:
     MAX_EARLY_STREAMS = 16
-    MAX_EARLY_DATAGRAMS = 64
     MAX_GONE = 64
 
 cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
@@ -54,7 +53,6 @@ cdef class WebTransport(Carrier):
         self.streams = {}
         self.heads = {}
         self.early = {}
-        self.early_datagrams = deque()
         self.gone = OrderedDict()
         self.starved = []
         self.answered = []
@@ -140,19 +138,6 @@ cdef class WebTransport(Carrier):
             self.failed(stream.session, error)
         return True
 
-    cdef bint datagram(self, uint64_t stream_id, bytes payload) except -1:
-        """Section 4.5: datagrams may come before their session."""
-        if stream_id < self.http3.highest_request or not self.http3.server:
-            return False
-        if len(self.early_datagrams) >= MAX_EARLY_DATAGRAMS:
-            self.early_datagrams.popleft()
-            self.counters.n.datagrams_dropped += 1
-        self.now = monotonic()
-        self.early_datagrams.append((stream_id, payload, self.now))
-        if self.http3.connection.c.wake_at == 0:
-            self.http3.connection.c.wake_at = self.now + self.early_ns
-        return True
-
     cdef int drain(self) except -1:
         for session in list(self.sessions.values()):
             session._drain()
@@ -163,7 +148,6 @@ cdef class WebTransport(Carrier):
         self.streams = {}
         self.heads = {}
         self.early = {}
-        self.early_datagrams.clear()
         self.starved = []
         self.answered = []
         self.openers[0].extend(self.settings_waiters)
@@ -288,7 +272,7 @@ cdef class WebTransport(Carrier):
     # Sessions
 
     cdef int enter(self, StreamOwner owner) except -1:
-        """A session has come to be: so do the streams and datagrams that came before it."""
+        """A session has come to be: so do the streams that came before it."""
         cdef SessionBase session = owner
         self.now = monotonic()
         self.sessions[session.session_id] = session
@@ -297,12 +281,6 @@ cdef class WebTransport(Carrier):
         waiting = [stream_id for stream_id, kept in self.early.items() if kept[0] == session.session_id]
         for stream_id in waiting:
             self.give(stream_id, session, self.early.pop(stream_id)[2])
-        for _ in range(len(self.early_datagrams)):
-            kept = self.early_datagrams.popleft()
-            if kept[0] == session.session_id:
-                session.take_datagram(kept[1])
-            else:
-                self.early_datagrams.append(kept)
         self.http3.connection.touch()
         return 0
 
@@ -330,13 +308,6 @@ cdef class WebTransport(Carrier):
                     self.refuse(stream_id, H3ErrorCode.WT_BUFFERED_STREAM_REJECTED)
                 elif at == 0 or since + self.early_ns < at:
                     at = since + self.early_ns
-        while self.early_datagrams and self.now - <uint64_t>self.early_datagrams[0][2] >= self.early_ns:
-            self.early_datagrams.popleft()
-            self.counters.n.datagrams_dropped += 1
-        if self.early_datagrams:
-            since = self.early_datagrams[0][2]
-            if at == 0 or since + self.early_ns < at:
-                at = since + self.early_ns
         if self.sessions:
             if self.now >= self.idle_check_at:
                 idle_ns = self.config.wt_session_idle_ms * 1_000_000
