@@ -280,6 +280,9 @@ class WebTransportStreamReset(StreamReset):
         super().__init__(-1 if code is None else code, True)
         self.wire_code = wire_code
 
+    def __reduce__(self) -> tuple[type[WebTransportStreamReset], tuple[int, int | None]]:
+        return type(self), (self.wire_code, None if self.code < 0 else self.code)
+
     def __str__(self) -> str:
         what = describe_code(True, self.wire_code) if self.code < 0 else f"code {self.code}"
         return f"stream reset by the peer: {what}"
@@ -371,7 +374,10 @@ class StatusError(QuicheH3Error):
 
 
 class SessionClosed(WebTransportError, WebTransportStreamError, DatagramError):
-    """The WebTransport session is closed."""
+    """The WebTransport session is closed.
+
+    Whatever a program does with a closed session or its streams ends so, hence the three sets.
+    """
 
 
 class SessionRejected(WebTransportError, ConnectionError):
@@ -383,6 +389,9 @@ class SessionRejected(WebTransportError, ConnectionError):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+    def __reduce__(self) -> tuple[type[SessionRejected], tuple[int, str]]:
+        return type(self), (self.status, str(self))
 
 
 class CapsuleError(QuicheH3Error):

@@ -47,6 +47,7 @@ FAMILIES: dict[type[QuicheH3Error], str] = {
 
 STATUS = {
     "BadRequest": 400,
+    "ProtocolNotImplemented": 501,
     "Malformed": 400,
     "MultiRange": 400,
     "NonBytesUnit": 400,
@@ -77,6 +78,9 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "Http3Error": (-9,),
     "MethodNotAllowed": (("GET", "HEAD"),),
     "StatusError": (404,),
+    "MalformedMessage": ("two content-lengths",),
+    "SessionRejected": (403, "the server answered with status 403"),
+    "WebTransportStreamReset": (0x52E4A40FA8DB, 0),
 }
 
 ALL = sorted(
@@ -156,6 +160,8 @@ def test_errors_are_in_no_other_family() -> None:
         ("StreamClosed", "StreamingError"),
         ("StreamReset", "StreamingError"),
         ("ConnectionClosed", "StreamingError"),
+        ("SessionClosed", "DatagramError"),
+        ("SessionClosed", "WebTransportStreamError"),
     }
 
 

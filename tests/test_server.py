@@ -305,7 +305,7 @@ def test_metrics() -> None:
     assert now["connections"]["cids"] > 1
     assert 0 < now["connections"]["rtt"]["min_ms"] <= now["connections"]["rtt"]["max_ms"] < 5000
     end = json.loads(json.dumps(server.export_metrics()))
-    assert set(end) == {"engine", "connections", "http3", "handlers"}
+    assert set(end) == {"engine", "connections", "http3", "handlers", "webtransport"}
     handlers = end["handlers"]
     assert handlers == {
         "started": 6, "finished": 4, "failed": 1, "cancelled": 1, "active": 0, "blocking_active": 0,
