@@ -88,6 +88,8 @@ class ConnectionMetrics:
     """Connections given up: the client had sent `max_handshake_bytes`, and its handshake was not complete."""
     key_updates: int = 0
     """Key updates that we began, at half of `max_packets_per_key`."""
+    runaways: int = 0
+    """Connections given up: they sent more than congestion control can have allowed. A defect: report it."""
     packet_limit_closes: int = 0
     """Connections closed at `max_packets_per_key`: the peer did not follow the key update."""
     connections: int = 0

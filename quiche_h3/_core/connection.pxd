@@ -33,7 +33,7 @@ cdef struct conn_t:
     bint dirty
     bint established
     bint closing             # we have closed it: nothing paces what is left to send
-    bint given_up            # the handshake took too long: what is left to send goes, then the connection
+    bint given_up            # it took too long, or runs away: what is left to send goes, then the connection
     bint more                # work is left over from the last turn
     int flushed              # how the last send pass ended
     sockaddr_storage peer
@@ -44,6 +44,7 @@ cdef struct conn_t:
     uint64_t watch_at        # its watch looks at it then
     uint64_t sent            # packets
     uint64_t key_began       # `sent` when the key that encrypts them was made
+    uint64_t unprompted      # bytes sent since a packet came or a timer ran out
     uint64_t handshake_bytes # received before the handshake was complete
     uint64_t release_at      # pacing: nothing leaves before; 0 when free
     uint8_t *held            # owned: one packet whose time has not come

@@ -31,6 +31,7 @@ cdef struct engine_counters:
     uint64_t malformed_dropped
     uint64_t handshake_overruns
     uint64_t key_updates
+    uint64_t runaways
     uint64_t packet_limit_closes
     uint64_t packets_received
     uint64_t packets_sent
@@ -97,5 +98,6 @@ cdef class Endpoint:
     cdef bint hold(self, conn_t *c, const uint8_t *packet, size_t n, const quiche_send_info *info) noexcept nogil
     cdef bint burst_spent(self, conn_t *c, size_t sent) noexcept nogil
     cdef int retire(self, Connection conn) except -1
+    cdef bint runs_away(self, conn_t *c) noexcept nogil
     cdef int flush(self, conn_t *c) noexcept nogil
     cdef udp_socket *socket_for(self, conn_t *c, quiche_send_info *info) noexcept nogil

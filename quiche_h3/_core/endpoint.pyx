@@ -42,6 +42,8 @@ cdef enum:
     RECEIVE_BATCHES = 4
     TURN_BYTES = 1 << 20
     TURN_DEADLINES = 64
+    # Beyond two congestion windows, with nothing received and no timer run out: a defect.
+    RUNAWAY_BYTES = 4 << 20
     MAX_ISSUED_CIDS = 8
 
 
@@ -232,6 +234,7 @@ cdef class Endpoint:
         info.to = <sockaddr *>&m.local
         info.to_len = m.local_len
         c.sock = u
+        c.unprompted = 0
         quiche_conn_recv(c.quic, data, n, &info)
         if not c.established and h.type != PACKET_SHORT:
             self.count_handshake(c, &h, n)
@@ -520,6 +523,7 @@ cdef class Endpoint:
             if not c.established and self.now - c.created_at >= self.settings.handshake_timeout_ns:
                 c.given_up = c.closing = True
                 quiche_conn_close(c.quic, False, 0, b"handshake timeout", 17)
+            c.unprompted = 0
             quiche_conn_on_timeout(c.quic)
             self.mark(c)
         return 0
@@ -739,6 +743,16 @@ cdef class Endpoint:
             i += 1
         return False
 
+    cdef bint runs_away(self, conn_t *c) noexcept nogil:
+        """A connection sends on and on though nothing happens to it: congestion control allows one window."""
+        cdef quiche_path_stats p
+        cdef size_t i = 0
+        cdef uint64_t allowed = RUNAWAY_BYTES
+        while quiche_conn_path_stats(c.quic, i, &p) == 0:
+            allowed += 2 * p.cwnd
+            i += 1
+        return c.unprompted > allowed
+
     cdef int flush(self, conn_t *c) noexcept nogil:
         """Encrypts and sends for one connection: trains of equal-sized packets, one GSO message each."""
         cdef quiche_send_info first, info
@@ -749,6 +763,10 @@ cdef class Endpoint:
         cdef uint64_t at, ahead, first_at = 0
         if c.release_at > self.now and not c.closing:
             return FLUSH_DONE  # finish() keeps the deadline
+        if c.unprompted > RUNAWAY_BYTES and self.runs_away(c):
+            c.given_up = c.closing = True
+            self.n.runaways += 1
+            return FLUSH_DONE
         c.release_at = 0
         size = min(quiche_conn_max_send_udp_payload_size(c.quic), <size_t>UDP_MAX_PAYLOAD)
         quantum = min(UDP_MAX_SEGMENTS * size, <size_t>UDP_MAX_PAYLOAD, self.settings.max_train)
@@ -772,7 +790,7 @@ cdef class Endpoint:
                         udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
                     return FLUSH_DONE
                 burst = 0
-            if used and (used % segment or used + size > quantum):
+            if used and (used % segment or used + size > quantum or used >= UDP_MAX_SEGMENTS * segment):
                 # The train is full, or its last packet was short, which ends it.
                 udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
                 total += used
@@ -786,6 +804,7 @@ cdef class Endpoint:
             if written <= 0:
                 break
             c.sent += 1
+            c.unprompted += written
             at = send_time(&info)
             ahead = TXTIME_HORIZON if u.txtime else PACING_GRANULARITY
             if at > self.now + ahead and not c.closing:
@@ -810,6 +829,8 @@ cdef class Endpoint:
                 udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
                 total += used
                 used = 0
+                if total >= TURN_BYTES:
+                    return FLUSH_MORE
                 out = udp.reserve(u)
                 if out == NULL:
                     return FLUSH_BLOCKED

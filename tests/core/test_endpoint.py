@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 
 import pytest
@@ -573,3 +574,21 @@ def test_a_lossy_network(make_pair: MakePair) -> None:
     handler = pair.request(connection)
     pair.run(lambda: handler.finished, timeout=20)
     assert handler.body == body
+
+
+def test_a_close_while_a_probe_of_the_handshake_is_due(make_pair: MakePair) -> None:
+    """RFC 9000 10.2: it goes out though nobody acknowledged the client's Finished, and is all that does."""
+    pair = make_pair()
+    connection = pair.client.connect(0, SERVER, "localhost")
+    opened = pair.server_app.opened
+    pair.down.hook = lambda *packet: not any(peer.established for peer in opened)
+    pair.run(lambda: connection.established and opened[0].established)
+    pair.settle()
+    sent = pair.up.sent
+    while time.monotonic_ns() < (pair.client.deadline() or 0):
+        pair.wait(pair.client.deadline() / 1e9)
+    connection.close(0x100, b"")
+    pair.run(lambda: pair.server_app.closed)
+    assert opened[0].close_reason.code == 0x100
+    assert pair.up.sent < sent + 10
+    assert pair.client.counters()[0]["runaways"] == 0

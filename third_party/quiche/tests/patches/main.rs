@@ -1,6 +1,7 @@
 //! Each patch's behaviour, seen through quiche's public API. One binary: it is linked with LTO, as the library.
 
 mod claimed_streams;
+mod close_ends_sending;
 mod discard_streams;
 mod early_errors;
 mod fragments;
