@@ -45,7 +45,7 @@ def running(namespace: dict[str, Any]) -> Iterator[ClientConnection]:
 
 def test_every_program_is_run() -> None:
     """Each block of Python has its test below."""
-    assert set(PROGRAMS) == {"app.py", "handlers.py", "polling.py", "client.py"}
+    assert set(PROGRAMS) == {"app.py", "handlers.py", "sessions.py", "polling.py", "client.py"}
 
 
 def test_app(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +73,22 @@ def test_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ([hint.status for hint in response.interim], response.text) == ([103], "body")
         assert response.trailers is not None
         assert response.trailers["x-checksum"] == "1234"
+
+
+def test_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The WebTransport route sends back what comes, on streams and as datagrams."""
+    server: Server = load("sessions.py", monkeypatch)["server"]
+    server.config.bind_addr, server.config.bind_port = "127.0.0.1", 0
+    with (
+        server.running() as address,
+        quiche_h3.connect_webtransport(f"{address.url}/echo/one", verify=False) as session,
+    ):
+        stream = session.open_bidi_stream()
+        stream.write(b"hello")
+        stream.finish()
+        assert stream.read_all() == b"hello"
+        session.send_datagram(b"there")
+        assert next(iter(session.datagrams())) == b"there"
 
 
 def test_polling() -> None:
