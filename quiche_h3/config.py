@@ -542,6 +542,13 @@ class ServerConfig(TransportConfig):
     stream_resets_per_second: int = integer(
         33, "per second", 0, MIB, "The same in the long run; more close it with H3_EXCESSIVE_LOAD."
     )
+    priority_updates_per_second: int = integer(
+        200,
+        "per second",
+        0,
+        MIB,
+        "PRIORITY_UPDATE frames, ten times as many at once; more close the connection; 0 is no limit.",
+    )
     max_encoder_stream_bytes: int = integer(
         4 * KIB, "bytes", 0, MIB, "QPACK encoder instructions of a connection; 0 is no limit."
     )

@@ -154,6 +154,8 @@ class Http3Metrics:
     """GOAWAY frames sent."""
     reset_floods: int = 0
     """Connections closed with H3_EXCESSIVE_LOAD: too many of their streams were given up, by whomever."""
+    update_floods: int = 0
+    """Connections closed for too many PRIORITY_UPDATE frames."""
     encoder_floods: int = 0
     """Connections closed because of more than `max_encoder_stream_bytes` on the QPACK encoder stream."""
     slow_headers: int = 0

@@ -19,6 +19,7 @@ cdef struct http3_counters:
     uint64_t datagrams_sent
     uint64_t datagrams_dropped
     uint64_t reset_floods
+    uint64_t update_floods
     uint64_t encoder_floods
     uint64_t slow_headers
     uint64_t slow_bodies
@@ -70,6 +71,7 @@ cdef class Http3(Protocol):
     cdef int64_t refuse_from            # GOAWAY: requests from this stream id on are not taken; -1 for all are
     cdef bint goaway_sent               # that was said: there was room for it
     cdef token_bucket resets            # streams given up, by the peer or by us
+    cdef token_bucket updates           # PRIORITY_UPDATE frames
     cdef bint flooded                   # there were too many: the connection closes
     cdef list unacknowledged            # from then on: ids of answered requests, some perhaps not acknowledged
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1
@@ -87,6 +89,7 @@ cdef class Http3(Protocol):
     cdef int open_waiting(self) except -1
     cdef int send_goaway(self) except -1
     cdef int charge_reset(self) except -1
+    cdef int flood(self) except -1
 
 
 cdef class Stream:

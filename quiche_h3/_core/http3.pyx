@@ -129,6 +129,8 @@ cdef class Http3(Protocol):
         if server:
             config = connection.settings.config
             bucket_init(&self.resets, config.stream_resets_per_second, config.stream_resets_burst, connection.c.now)
+            updates = config.priority_updates_per_second
+            bucket_init(&self.updates, updates, 10 * updates, connection.c.now)
 
     def __dealloc__(self):
         if self.h3 != NULL:
@@ -150,7 +152,7 @@ cdef class Http3(Protocol):
         if self.h3 == NULL:
             return False
         if self.flooded:  # the GOAWAY went out in the turn before
-            self.connection.close(<uint64_t>H3ErrorCode.H3_EXCESSIVE_LOAD, b"too many resets")
+            self.connection.close(<uint64_t>H3ErrorCode.H3_EXCESSIVE_LOAD, b"too many resets or updates")
             return False
         if self.resetting:
             for stream, code in self.resetting:
@@ -327,6 +329,9 @@ cdef class Http3(Protocol):
         cdef Stream stream = self.streams.get(stream_id)
         value = []
         quiche_h3_take_last_priority_update(self.h3, stream_id, keep_value, <void *>value)
+        if not bucket_take(&self.updates, self.connection.c.now):
+            self.counters.n.update_floods += 1
+            return self.flood()
         if not value:
             return 0
         if stream is not None:
@@ -569,13 +574,19 @@ cdef class Http3(Protocol):
     cdef int charge_reset(self) except -1:
         """Streams given up cost the peer nothing, and us a request: a server takes so many, whoever gives them up.
 
-        A peer can make us reset, too (CVE-2025-8671). When there were too many no event is looked at any more, so
-        that no handler starts; GOAWAY goes out in this turn, H3_EXCESSIVE_LOAD in the next.
+        A peer can make us reset, too (CVE-2025-8671).
         """
         if not self.server or self.flooded or bucket_take(&self.resets, self.connection.c.now):
             return 0
-        self.flooded = True
         self.counters.n.reset_floods += 1
+        return self.flood()
+
+    cdef int flood(self) except -1:
+        """It was too much: no event is looked at any more, so that no handler starts.
+
+        GOAWAY goes out in this turn, H3_EXCESSIVE_LOAD in the next.
+        """
+        self.flooded = True
         self.goaway()
         self.connection.touch()
         return 0

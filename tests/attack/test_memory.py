@@ -107,7 +107,9 @@ def test_a_grown_window_filled_with_fragments(size: int) -> None:
     gaps between them as a connection may have.
     """
     window = ServerConfig().max_connection_window
-    with make_server(initial_max_data=window, max_non_streaming_body_bytes=64 * MIB) as server:
+    with make_server(
+        initial_max_data=window, max_non_streaming_body_bytes=64 * MIB, min_body_rate=0
+    ) as server:
         heads = wire.headers(wire.request(b"/echo", b"POST")) + b"\0\x80\x10\0\0"
         streams = range(0, 4 * 100, 4)
         room = window // len(streams) - 2 * len(heads)
