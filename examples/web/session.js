@@ -16,12 +16,14 @@ export async function openSession(path) {
   show("opening", "connecting");
   const options = {};
   // A development certificate is trusted by its hash; any other the browser verifies by itself.
-  const { sha256 } = await (await fetch("/certificate")).json();
+  const { sha256, port } = await (await fetch("/certificate")).json();
+  const url = new URL(path, location.href);
+  if (port) url.port = port; // where the session is to be had, when that is not where the page came from
   if (sha256) {
     const value = Uint8Array.from(sha256.match(/../g), (byte) => parseInt(byte, 16));
     options.serverCertificateHashes = [{ algorithm: "sha-256", value }];
   }
-  const session = new WebTransport(new URL(path, location.href).href, options);
+  const session = new WebTransport(url.href, options);
   session.closed.then(
     ({ closeCode, reason }) => show("closed", reason ? `closed: ${reason}` : `closed (code ${closeCode ?? 0})`),
     () => show("failed", "connection lost"),

@@ -183,3 +183,40 @@ def test_chat(browser: Browser) -> None:
 
     with served("chat/chat.py") as url:
         browser.run(url, scenario)
+
+
+def test_arena(browser: Browser) -> None:
+    """Players take gems; where packets are lost, what comes by the stream falls behind, datagrams do not."""
+    means = "['datagrams', 'stream'].map((id) => Number(document.getElementById(id).dataset.mean))"
+
+    async def enter(page: Page, name: str) -> None:
+        await page.fill("#name", name)
+        await page.click("#join button")
+
+    async def slide(page: Page, knob: str, value: int) -> None:
+        await page.locator(f"#{knob}").fill(str(value))
+        await page.locator(f"#{knob}").dispatch_event("change")
+
+    async def scenario(ann: Page) -> None:
+        bob = await ann.context.new_page()
+        await bob.goto(ann.url)
+        await enter(ann, "ann")
+        await ann.wait_for_selector("#game:visible")
+        await enter(bob, "ann")
+        await bob.wait_for_selector("#problem:visible")  # the name is taken
+        await enter(bob, "bob")
+        await bob.bring_to_front()
+        await bob.wait_for_function("document.querySelectorAll('#scores tr').length === 2")
+        await slide(bob, "delay", 50)
+        await slide(bob, "loss", 20)
+        await bob.wait_for_function("document.getElementById('loss-text').textContent === '20 %'")
+        await bob.wait_for_function(f"(([d, s]) => d > 0 && s > 30 && s > 2 * d)({means})")
+        while not await bob.evaluate("Number(document.querySelector('#scores tr.me .number').textContent)"):
+            box = await bob.locator("#datagrams canvas").bounding_box()
+            assert box is not None
+            for x, y in ((0.1, 0.1), (0.9, 0.3), (0.1, 0.5), (0.9, 0.7), (0.1, 0.9)):
+                await bob.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+                await bob.wait_for_timeout(1000)
+
+    with served("arena/arena.py") as url:
+        browser.run(url, scenario)
