@@ -567,6 +567,12 @@ class ServerConfig(TransportConfig):
         True, "Negotiate WebTransport where the program has routes for it; false refuses it all."
     )
 
+    enable_extended_connect: bool = flag(
+        False,
+        "Announce extended CONNECT (RFC 9220) for CONNECT routes of protocols other than WebTransport; "
+        "`req.protocol` says which.",
+    )
+
     @property
     def bind_addrs(self) -> list[str]:
         """`bind_addr` as a list."""

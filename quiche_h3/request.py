@@ -99,6 +99,12 @@ class Request:
         return None if self._fields.content_length < 0 else self._fields.content_length
 
     @property
+    def protocol(self) -> str | None:
+        """What an extended CONNECT is for (RFC 9220), e.g. ``"websocket"``; None for all else."""
+        protocol = self._fields.protocol
+        return None if protocol is None else protocol.decode("latin-1")
+
+    @property
     def capsule_protocol(self) -> bool:
         """The bodies are made of capsules (RFC 9297 3): an extended CONNECT, or `capsule-protocol: ?1`."""
         return self._fields.protocol is not None or self.headers.get("capsule-protocol") == "?1"

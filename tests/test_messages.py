@@ -264,6 +264,34 @@ def test_date() -> None:
 # CONNECT
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_extended_connect_for_other_protocols(enabled: bool) -> None:
+    """RFC 9220: announced on demand alone; a CONNECT route sees the protocol, and is a tunnel both ways."""
+    server = make_server(enable_extended_connect=enabled)
+    seen = list[str | None]()
+
+    @server.route("CONNECT", "/tunnel")
+    def tunnel(req: Request, res: Response) -> Iterator[object]:
+        seen.append(req.protocol)
+        while not req.body.ended:
+            yield req.body
+            yield req.body.read()
+
+    async def scenario(client: AioquicClient) -> None:
+        fields = [(b":method", b"CONNECT"), (b":scheme", b"https"), (b":authority", b"x")]
+        fields += [(b":path", b"/tunnel"), (b":protocol", b"websocket")]
+        exchange = client.start(fields, end_stream=False)
+        if not enabled:
+            assert (await exchange.response()).status == 400
+            return
+        await client.send_body(exchange.stream_id, [b"ping"], True)
+        answer = await exchange.complete()
+        assert (answer.status, answer.body) == (200, b"ping")
+
+    talk(server, scenario, datagrams=True)
+    assert seen == (["websocket"] if enabled else [])
+
+
 def test_connect() -> None:
     """RFC 9220 3, RFC 8441 4: 501 for a protocol that no route speaks; other CONNECTs need a route."""
     server = make_server()

@@ -115,7 +115,7 @@ cdef class Http3(Protocol):
         self.counters = counters
         self.server = server
         self.keeps_lengths = True
-        self.extended_connect = server and connection.settings.webtransport
+        self.extended_connect = connection.settings.extended_connect
         self.dated = server and connection.settings.config.date_header
         self.announced_datagrams = connection.settings.config.enable_dgram
         self.streams = {}

@@ -22,6 +22,7 @@ cdef class EngineSettings:
     cdef readonly object keys     # TokenKeys
     cdef readonly object config
     cdef readonly bint webtransport
+    cdef readonly bint extended_connect   # RFC 9220: announced
     cdef readonly object keylog   # an open file object, or None
     cdef readonly object qlog_dir
     cdef readonly int connection_id_length

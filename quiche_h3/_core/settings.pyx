@@ -189,7 +189,8 @@ cdef class EngineSettings:
         # quiche reads no dynamic table: with a capacity above zero browsers would use one at once.
         quiche_h3_config_set_qpack_max_table_capacity(self.h3, 0)
         quiche_h3_config_set_qpack_blocked_streams(self.h3, 0)
-        quiche_h3_config_enable_extended_connect(self.h3, server and self.webtransport)
+        self.extended_connect = server and (self.webtransport or config.enable_extended_connect)
+        quiche_h3_config_enable_extended_connect(self.h3, self.extended_connect)
         if self.webtransport:
             self._set_webtransport(config, server)
 
