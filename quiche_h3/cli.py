@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from . import __version__
+from .cli_progress import show_error
 from .config import ServerConfig
 from .errors import ConfigError, QuicheH3Error
 from .logs import setup_logging
@@ -147,7 +148,13 @@ def check_config(**options: Any) -> None:
     multiple=True,
     help="POST this body; @FILE or @- sends a file or stdin as it is. Several are joined by &.",
 )
-@click.option("-T", "--upload-file", "upload", metavar="FILE", help="PUT a file; - is stdin.")
+@click.option(
+    "-T",
+    "--upload-file",
+    "upload",
+    metavar="FILE",
+    help="PUT a file; - is stdin. A URL that ends with / gets its name.",
+)
 @click.option(
     "-o",
     "--output",
@@ -179,9 +186,8 @@ def check_config(**options: Any) -> None:
     "--timeout",
     type=float,
     default=30.0,
-    show_default="30",
     metavar="SECONDS",
-    help="The longest wait, for an answer or for the next piece of it.",
+    help="The longest wait, for an answer or for the next piece of it.  [default: 30]",
 )
 def get(**options: Any) -> None:
     """Get URLs over HTTP/3 and write the bodies to stdout.
@@ -216,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except (QuicheH3Error, OSError) as exc:
-        _fail(str(exc))
+        _fail(show_error(exc))
     sys.exit(0)
 
 

@@ -12,14 +12,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import click
 from cryptography import x509
 
 from . import __version__
 from ._options import MIB
-from .cli_progress import Progress, show_seconds, show_size
+from .cli_progress import Progress, show_error, show_seconds, show_size
 from .client import Client
 from .client_link import ConnectionInfo
 from .client_messages import ClientRequest, ClientResponse
@@ -141,7 +141,7 @@ class Getter:
         self._progress: Progress | None = None
 
     def run(self, plan: list[tuple[str, Path | None]]) -> None:
-        """Raises what the first request that failed has raised, once all have ended."""
+        """Raises what went wrong, once all have ended; of several URLs with the URL before it."""
         watched = sys.stderr.isatty() and (
             all(path is not None for _, path in plan) or not sys.stdout.isatty()
         )
@@ -149,13 +149,26 @@ class Getter:
         workers = min(len(plan), _PARALLEL) if self._options.parallel else 1
         with ThreadPoolExecutor(workers) as pool:
             running = [pool.submit(self._one, url, path) for url, path in plan]
-            errors = [error for future in running if (error := future.exception()) is not None]
+            try:
+                failed = [
+                    (url, error)
+                    for (url, _), future in zip(plan, running, strict=True)
+                    if (error := future.exception()) is not None
+                ]
+            except KeyboardInterrupt:  # the threads are waited for, and they for answers
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._client.close()
+                raise
         if self._progress is not None and self._options.parallel:
             self._progress.finish()
-        for error in errors[1:]:
-            click.echo(f"quiche-h3: {error}", err=True)
-        if errors:
-            raise errors[0]
+        for _, error in failed:
+            if len(plan) == 1 or isinstance(error, BrokenPipeError) or not isinstance(error, Exception):
+                raise error
+        lines = [f"{url}: {show_error(error)}" for url, error in failed]
+        for line in lines[:-1]:
+            click.echo(f"quiche-h3: {line}", err=True)
+        if lines:
+            raise click.ClickException(lines[-1])
 
     def _one(self, url: str, path: Path | None) -> None:
         begin = time.monotonic()
@@ -179,6 +192,8 @@ class Getter:
             options["data"], method = self._body, self._options.method or "POST"
         elif self._options.upload is not None:
             whole, method = False, self._options.method or "PUT"
+            if url.endswith("/") and self._options.upload != "-":
+                url += quote(Path(str(self._options.upload)).name)
             size, options["data"] = self._open_upload(files)
             if size is not None:
                 options["headers"] = [*self._fields, (b"content-length", b"%d" % size)]
@@ -271,8 +286,8 @@ class Getter:
                 f"{show_seconds(info.handshake_s)} handshake ({how}{', 0-RTT' * response.early_data})",
             ]
         parts += [f"{show_seconds(first - begin)} to the response", f"{show_seconds(now - begin)} in all"]
-        rate = show_size(size / max(now - first, 1e-6))
-        return f"* {', '.join(parts)}: {show_size(size)} at {rate}/s"
+        rate = f" at {show_size(size / max(now - first, 1e-6))}/s" if size >= _LARGE else ""
+        return f"* {', '.join(parts)}: {show_size(size)}{rate}"
 
 
 def _fields(options: Options, body: bytes | None) -> list[Pair]:
@@ -301,17 +316,21 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
 
 def _copy(response: ClientResponse, file: BinaryIO, progress: Progress | None) -> int:
     size = 0
+    chunk = b"\n"
     try:
         for chunk in response:
             file.write(chunk)
             size += len(chunk)
             if progress is not None:
                 progress.add(len(chunk))
-        file.flush()
     except BaseException:
         if progress is not None:
             progress.finish()  # the error has a line of its own
         raise
+    finally:
+        if file.isatty() and not chunk.endswith(b"\n"):
+            file.write(b"\n")  # what is shown next, too
+        file.flush()
     return size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -23,7 +24,7 @@ class Progress:
         self._total = total
         self._done = 0
         self._begin = time.monotonic()
-        self._drawn = 0.0
+        self._drawn = self._begin  # nothing is drawn of what takes less than an instant, but its end
         self._lock = threading.Lock()
 
     def expect(self, size: int | None) -> None:
@@ -56,18 +57,22 @@ class Progress:
         """The line after so many seconds, at most `width` wide."""
         rate = self._done / max(seconds, 1e-3)
         if self._total is None:
-            return f"{show_size(self._done)}  {show_size(rate)}/s"[:width]
+            return f"{show_size(self._done)}  {show_size(rate)}/s  {_clock(seconds)}"[:width]
         share = self._done / self._total if self._total else 1.0
         left = (self._total - self._done) / rate if rate else 0.0
-        minutes, rest = divmod(round(seconds if share >= 1 else left), 60)
         sizes = f"{show_size(self._done)} of {show_size(self._total)}"
-        end = f"{sizes}  {show_size(rate)}/s  {minutes}:{rest:02d}"
+        end = f"{sizes}  {show_size(rate)}/s  {_clock(seconds if share >= 1 else left)}"
         begin = f"{share:4.0%} "
         room = width - len(begin) - len(end) - 4
         if room < 5:
             return (begin + end)[:width]
         filled = round(min(share, 1.0) * room)
         return f"{begin}[{'#' * filled}{'.' * (room - filled)}]  {end}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def show_size(size: float) -> str:
@@ -81,3 +86,10 @@ def show_size(size: float) -> str:
 def show_seconds(seconds: float) -> str:
     """A time as people read it."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def show_error(error: BaseException) -> str:
+    """An error as people read it, without the numbers of the system's."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)

@@ -1,48 +1,28 @@
-"""The command line: what it prints, where its configuration comes from, how it ends."""
+"""The command line but for `get`: what it prints, where its configuration comes from, how it ends."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
-import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cli_support import CLEAN, COMMAND, run
 from click.testing import CliRunner
 
 import quiche_h3
 from quiche_h3 import ServerConfig, make_dev_certificate
 from quiche_h3._options import read_toml
 from quiche_h3.cli import cli
-from quiche_h3.cli_progress import Progress, show_size
 
-COMMAND = [sys.executable, "-m", "quiche_h3"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("QUICHE_H3_", "H3_"))}
-
-
-def run(
-    *arguments: str | Path, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        cwd=cwd,
-        env={**CLEAN, **environment},
-    )
 
 
 class Serving:
@@ -271,93 +251,3 @@ def test_check_config_without_certificate() -> None:
     assert done.returncode == 0
     assert f"bind_port = {ServerConfig().bind_port}\n" in done.stdout
     assert "no certificate is given" in done.stderr
-
-
-def test_get_verbose(server: Serving) -> None:
-    """-v shows handshake, request and response on stderr, the body alone on stdout."""
-    done = run("get", server.url + "/?a=1", "-k", "-v", "-H", "X-One: 1", "-H", "User-Agent: mine")
-    assert (done.returncode, done.stdout) == (0, "<h1>Index</h1>\n")
-    for line in (
-        r"\* Connected to localhost \([\d.:]+\) port \d+",
-        r"\* QUIC version 1, TLS 1\.3, ALPN h3, handshake in [\d.]+ ms",
-        r"\* Certificate: CN=localhost",
-        r"\*   NOT verified",
-        r"> GET /\?a=1 HTTP/3",
-        r"> x-one: 1",
-        r"> user-agent: mine",
-        r"< HTTP/3 200",
-        r"< content-length: 15",
-    ):
-        assert re.search(f"^{line}", done.stderr, re.MULTILINE), line
-    assert "quiche-h3/" not in done.stderr
-
-
-def test_get_to_a_file(server: Serving, site: Path, tmp_path: Path) -> None:
-    """-o writes the body to a file; without a terminal there is no progress bar."""
-    done = run("get", server.url + "/large.bin", "-k", "-o", tmp_path / "got.bin")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (tmp_path / "got.bin").read_bytes() == (site / "large.bin").read_bytes()
-    done = run("get", server.url + "/", "-k", "-o", tmp_path / "none" / "got.bin")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-
-
-def test_get_verifies(tmp_path: Path) -> None:
-    """Without --insecure the certificate must be trusted, by --cacert for one; the error says how."""
-    cert, key = make_dev_certificate()
-    (tmp_path / "cert.pem").write_bytes(cert)
-    (tmp_path / "key.pem").write_bytes(key)
-    with serving(EXAMPLES / "hello.py", "--cert", "cert.pem", "--key", "key.pem", cwd=tmp_path) as server:
-        done = run("get", server.url + "/hello")
-        assert done.returncode == 2
-        assert "unknown_ca" in done.stderr
-        assert "--cacert" in done.stderr
-        assert done.stderr.count("\n") == 1
-        done = run("get", server.url + "/hello", "--cacert", tmp_path / "cert.pem", "-v")
-        assert (done.returncode, done.stdout) == (0, "Hello, HTTP/3!\n")
-        assert "*   verified for localhost" in done.stderr
-
-
-def test_get_status(server: Serving) -> None:
-    """A status of 400 or more is a response as any other, unless --fail says that it is an error."""
-    done = run("get", server.url + "/nowhere", "-k")
-    assert (done.returncode, done.stdout) == (0, "404 Not found\n")
-    done = run("get", server.url + "/nowhere", "-k", "--fail")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "quiche-h3: the server answered with status 404\n"
-
-
-def test_reader_that_stops(server: Serving) -> None:
-    """`get | head -c 1` ends quietly."""
-    command = f"{sys.executable} -m quiche_h3 get -k {server.url}/large.bin | head -c 1 | wc -c"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.stdout.strip(), done.stderr) == ("1", "")
-
-
-def test_progress_bar_on_a_terminal(server: Serving, tmp_path: Path) -> None:
-    """With stderr on a terminal the bar is drawn to 100%, in one line."""
-    leader, follower = pty.openpty()
-    command = [*COMMAND, "get", "-k", server.url + "/large.bin", "-o", str(tmp_path / "got.bin")]
-    done = subprocess.run(command, stderr=follower, timeout=30, check=False, env={**CLEAN, "COLUMNS": "100"})
-    os.close(follower)
-    shown = b""
-    end = time.monotonic() + 10
-    while b"\n" not in shown and time.monotonic() < end and select.select([leader], [], [], 1)[0]:
-        shown += os.read(leader, 65_536)
-    os.close(leader)
-    assert done.returncode == 0
-    last = shown.decode().strip().rpartition("\r")[2]
-    assert re.fullmatch(r"100% \[#{20,}\]  3\.0 MiB of 3\.0 MiB  [\d.]+ [KM]iB/s  0:0\d *", last), last
-
-
-def test_progress_lines() -> None:
-    """The line fits the terminal whatever its width, with the end in sight or not."""
-    progress = Progress(sys.stderr, 200 << 20)
-    progress._done = 50 << 20
-    assert progress.line(5.0, 80) == (
-        " 25% [########........................]  50.0 MiB of 200.0 MiB  10.0 MiB/s  0:15"
-    )
-    assert all(len(progress.line(5.0, width)) <= width for width in range(1, 200))
-    unknown = Progress(sys.stderr, None)
-    unknown._done = 1536
-    assert unknown.line(1.0, 80) == "1.5 KiB  1.5 KiB/s"
-    assert [show_size(n) for n in (0, 1023, 1024, 5 << 30)] == ["0 B", "1023 B", "1.0 KiB", "5.0 GiB"]

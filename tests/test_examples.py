@@ -142,3 +142,28 @@ def test_json_api() -> None:
         for body in (b"{", b"[]", b'{"title": 3}', b"{}"):
             refused = client.post("/todos", data=body)
             assert (refused.status, refused.json()["status"]) == (400, 400)
+
+
+def against_hello(name: str) -> str:
+    """What an example of the client prints about a server's page."""
+    with serving("hello.py") as client:
+        url = client.get("/hello").url
+        command = [sys.executable, str(EXAMPLES / name), url, "--insecure"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_client_sync() -> None:
+    """client_sync.py shows status, type and the pieces of the body."""
+    assert against_hello("client_sync.py") == "200 text/plain; charset=utf-8\n15 bytes\n"
+
+
+def test_client_async() -> None:
+    """client_async.py sends ten requests at once."""
+    assert against_hello("client_async.py") == f"{[15] * 10}\n"
+
+
+def test_client_httpx() -> None:
+    """client_httpx.py is httpx, over HTTP/3."""
+    assert against_hello("client_httpx.py") == "HTTP/3 200 15\n"

@@ -70,6 +70,11 @@ cdef int set_tls(quiche_config *q, config, certificate) except -1:
     return 0
 
 
+def _private(path, int flags):
+    """Opens a file that, when it is new, its user alone may read."""
+    return os.open(path, flags, 0o600)
+
+
 cdef class EngineSettings:
     """The C configuration of one endpoint. `certificate` has `cert_path` and `key_path` (None on a client).
 
@@ -143,7 +148,7 @@ cdef class EngineSettings:
 
     def _set_tls(self, config, certificate):
         if config.keylog_path is not None:
-            self.keylog = open(config.keylog_path, "ab", buffering=0)
+            self.keylog = open(config.keylog_path, "ab", buffering=0, opener=_private)
         self.qlog_dir = config.qlog_dir
         set_tls(self.quic, config, certificate)
 
