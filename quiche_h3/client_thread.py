@@ -55,7 +55,12 @@ class ClientThread:
         return self._ended
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Calls the function in the loop's thread. Raises ConnectionClosed when the loop has ended."""
+        """Calls the function in the loop's thread. Raises ConnectionClosed when the loop has ended.
+
+        In a forked process there is no such thread: InvalidState.
+        """
+        if self.engine.endpoint.forked:
+            raise InvalidState("the process has forked: the client is the parent's, make another one here")
         if self._in_loop():
             function(*args)
         elif not self.defer(function, *args):
@@ -63,6 +68,8 @@ class ClientThread:
 
     def defer(self, function: Callable[..., object], *args: Any) -> bool:
         """Calls the function later, never at once; returns False when the loop has ended."""
+        if self.engine.endpoint.forked:
+            return False  # nor would the lock ever be free, if the thread had it
         with self._lock:
             if not self._ended:
                 self._calls.append((function, args))
@@ -97,6 +104,8 @@ class ClientThread:
 
     def close(self) -> None:
         """Closes every connection with H3_NO_ERROR and ends the thread. May be called more than once."""
+        if self.engine.endpoint.forked:
+            return
         try:
             self.post(self._shutdown)
         except ConnectionClosed:

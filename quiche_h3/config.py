@@ -560,6 +560,12 @@ class ServerConfig(TransportConfig):
 
     # Handlers
     handler_threads: int = integer(32, "threads", 1, 1024, "Threads for blocking handlers.")
+    handler_timeout_ms: int = integer(
+        120_000, "ms", 0, _DAY_MS, "A handler that has not begun its response by then: 503; 0 waits for ever."
+    )
+    watchdog_ms: int = integer(
+        100, "ms", 0, 600_000, "A loop blocked for longer is logged, with the stack; 0 looks at nothing."
+    )
     blocking_queue_limit: int = integer(1024, "requests", 0, MIB, "Requests waiting for a thread, else 503.")
     access_log: bool = flag(False, "One line per request to the logger quiche_h3.access.")
 

@@ -21,6 +21,7 @@ from .errors import (
     PayloadTooLarge,
     QuicheH3Error,
     RequestTimeout,
+    ServiceUnavailable,
     StreamClosed,
     StreamReset,
     TimedOut,
@@ -445,11 +446,30 @@ class Exchange:
 
     def on_too_slow(self) -> None:
         """The body comes too slowly: 408, or a reset where the response has begun."""
-        error = RequestTimeout("the body came too slowly")
-        if self.response.headers_sent:
-            self.stream.reset(H3ErrorCode.H3_REQUEST_CANCELLED)
+        self._give_up(RequestTimeout("the body came too slowly"), H3ErrorCode.H3_REQUEST_CANCELLED)
+
+    @property
+    def unanswered(self) -> bool:
+        """The handler is at work and has not begun its response."""
+        return self.running and not self.response.headers_sent
+
+    def on_overdue(self) -> None:
+        """The handler hangs: 503. It is cancelled, or in a thread finds its request gone."""
+        log.error("the handler of %s has not answered in time", self.request.raw_path.decode("latin-1"))
+        self._give_up(
+            ServiceUnavailable("the handler took longer than handler_timeout_ms"),
+            H3ErrorCode.H3_INTERNAL_ERROR,
+        )
+
+    def _give_up(self, error: QuicheH3Error, code: H3ErrorCode) -> None:
+        """Answers in the handler's place, or resets with `code` where the response has begun."""
+        response = self.response
+        if response.headers_sent or (self.thread is not None and self.stream.head_sent):
+            self.stream.reset(code)
         else:
-            self.dispatcher.answer_error(self.request, self.response, error, self.route)
+            if self.thread is not None:  # its own response would wait for the loop, which is here
+                response = response.moved_to(self.stream, self.dispatcher.exchange_for)
+            self.dispatcher.answer_error(self.request, response, error, self.route)
         self._broken(error)
 
     def on_stalled(self) -> None:

@@ -51,6 +51,8 @@ class EngineMetrics:
     """Tokens that were forged, expired or of another address."""
     stateless_resets_sent: int = 0
     """Stateless resets (RFC 9000 10.3)."""
+    log_failures: int = 0
+    """Connections that go without the key log or qlog that was asked for: no descriptor, no room."""
     refusals_sent: int = 0
     """CONNECTION_CLOSE packets with CONNECTION_REFUSED that clients without a connection got."""
 
@@ -162,6 +164,8 @@ class Http3Metrics:
     """Requests ended because their field section was not complete within `header_timeout_ms`."""
     slow_bodies: int = 0
     """Requests ended because their body came slower than `min_body_rate`."""
+    overdue_handlers: int = 0
+    """Requests answered with 503 because their handler took longer than `handler_timeout_ms`."""
     stalled_responses: int = 0
     """Responses reset because the client took nothing for `send_stall_timeout_ms`."""
     left_by_age: int = 0
@@ -200,6 +204,8 @@ class HandlerMetrics:
     """Threads of the pool at work, now."""
     blocking_queued: int = 0
     """Requests that wait for a thread, now."""
+    loop_blocked: int = 0
+    """Times that the event loop stood still for longer than `watchdog_ms`."""
     rejected_503: int = 0
     """Requests that were over a limit and answered with 503."""
 

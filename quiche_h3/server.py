@@ -36,6 +36,7 @@ from .polling import PollingDispatcher
 from .request import Request
 from .response import Response
 from .routing import HandlerKind, Router
+from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from .first_visit import FirstVisit
@@ -83,6 +84,8 @@ class Server(Router):
         self._credentials: Credentials | None = None
         self._driver: Driver | None = None
         self._first_visit: FirstVisit | None = None
+        self._watchdog: Watchdog | None = None
+        self._started_before = 0  # handlers, when the watchdog looked last
         self._thread: threading.Thread | None = None
         self._thread_error: BaseException | None = None
         self._begun = threading.Event()  # the background thread serves, or has failed to
@@ -229,6 +232,7 @@ class Server(Router):
         driver = LibevDriver(endpoint, loop, self.config.event_backend)
         try:
             self._begin(driver)
+            self._begin_watch(driver)
             with self._signals():
                 driver.run()
         finally:
@@ -263,6 +267,7 @@ class Server(Router):
         self._dispatcher.spawn = driver.spawn
         try:
             self._begin(driver)
+            self._begin_watch(driver)
             with self._signals():
                 try:
                     await driver.run()
@@ -302,6 +307,8 @@ class Server(Router):
         Safe from any thread and from a signal handler. The second call stops at once. After `start()`, called
         from another thread, it waits until the server's thread has ended.
         """
+        if self._endpoint is not None and self._endpoint.forked:
+            return  # the server, its thread and its sockets are the parent's
         self._stop_requests += 1
         driver = self._driver
         if driver is not None:
@@ -431,8 +438,20 @@ class Server(Router):
         if self._stop_requests:  # stop() was called before there was a loop to tell
             driver.post(self._begin_drain)
 
+    def _begin_watch(self, driver: Driver) -> None:
+        if self.config.watchdog_ms:
+            self._watchdog = Watchdog(driver.post, self._handlers_work, self.config.watchdog_ms / 1000)
+
+    def _handlers_work(self) -> bool:
+        """Some handler runs, or has run since this was asked last."""
+        counted = self._dispatcher.counters()
+        before, self._started_before = self._started_before, counted["started"]
+        return counted["started"] != before or counted["active"] > 0
+
     def _end(self, driver: Driver) -> None:
         self._driver = None
+        if self._watchdog is not None:
+            self._watchdog.close()
         driver.close()
         self._release()
         if self._started:
@@ -621,7 +640,10 @@ class Server(Router):
             sockets,
             active,
             self._counters.as_dict(),
-            self._dispatcher.counters(),
+            {
+                **self._dispatcher.counters(),
+                "loop_blocked": 0 if self._watchdog is None else self._watchdog.blocked,
+            },
             self._webtransport.as_dict(),
         ).as_dict()
 

@@ -46,6 +46,7 @@ cdef struct engine_counters:
     uint64_t closed_by_us
     uint64_t pto_count
     uint64_t migrations
+    uint64_t log_failures
 
 
 cdef class Endpoint:
@@ -66,6 +67,7 @@ cdef class Endpoint:
     cdef uint64_t next_id
     cdef uint64_t now                   # nanoseconds, read once a turn
     cdef bint in_turn
+    cdef int forks                      # of the process, when this was made
     cdef object interrupt               # what the turn is to raise at its end: KeyboardInterrupt and its like
     cdef bint woken
     cdef bint server
@@ -85,6 +87,8 @@ cdef class Endpoint:
     cdef void count_handshake(self, conn_t *c, const packet_header *h, size_t n) noexcept nogil
     cdef Connection adopt(self, Connection conn, udp_socket *u)
     cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL
+    cdef int start_logs(self, Connection conn) except -1
+    cdef int check_process(self) except -1
     cdef bint add_cid(self, Connection conn, bytes cid) except -1
     cdef int caught(self, object error, str what) except -1
     cdef int service(self, Connection conn) except -1

@@ -59,6 +59,16 @@ cdef uint64_t BURST_MIN_RTT = 2_000_000
 
 log = logging.getLogger("quiche_h3.quic")
 
+cdef int forks = 0      # since the interpreter began, on the way down to this process
+
+
+def _forked():
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
 
 cdef bint same_port(const sockaddr_storage *a, const sockaddr_storage *b) noexcept nogil:
     """Of one family and port, which both families keep at the same place."""
@@ -89,6 +99,7 @@ cdef class Endpoint:
         memcpy(key, PyBytes_AS_STRING(seed), 16)
         if not cid_table_init(&self.table, key):
             raise MemoryError("no memory for the connection table")
+        self.forks = forks
         self.settings = settings
         self.gate = Gate()
         self.app = app
@@ -168,6 +179,7 @@ cdef class Endpoint:
         cdef udp_socket *u = &sock.u
         cdef udp_message m
         cdef int i, n, batches
+        self.check_process()
         self.now = monotonic()
         self.gate.shut = True
         try:
@@ -396,8 +408,6 @@ cdef class Endpoint:
 
     cdef Connection adopt(self, Connection conn, udp_socket *u):
         """A new connection enters the books: half-open, with its logs."""
-        cdef const uint8_t *trace = NULL
-        cdef size_t trace_len = 0
         conn._endpoint = self
         conn.gate = self.gate
         conn.settings = self.settings
@@ -408,15 +418,42 @@ cdef class Endpoint:
         conn.c.created_at = self.now
         self.connections[conn.id] = conn
         self.admission.began(conn.host)
+        if self.settings.keylog is not None or self.settings.qlog_dir is not None:
+            self.start_logs(conn)
+        return conn
+
+    cdef int start_logs(self, Connection conn) except -1:
+        """Key log and qlog. Where they cannot be had the connection goes without: counted, and said once."""
+        cdef const uint8_t *trace = NULL
+        cdef size_t trace_len = 0
+        problem = None
         if self.settings.keylog is not None:
-            quiche_conn_set_keylog_fd(conn.c.quic, os.dup(self.settings.keylog.fileno()))
+            try:
+                quiche_conn_set_keylog_fd(conn.c.quic, os.dup(self.settings.keylog.fileno()))
+            except OSError as error:
+                problem = f"key log: {error.strerror}"
         if self.settings.qlog_dir is not None:
             quiche_conn_trace_id(conn.c.quic, &trace, &trace_len)
             name = f"{'server' if self.server else 'client'}-{(<bytes>trace[:trace_len]).decode('ascii')}.sqlog"
             path = os.path.join(self.settings.qlog_dir, name)
             if not quiche_conn_set_qlog_path(conn.c.quic, os.fsencode(path), b"quiche_h3", name.encode("ascii")):
-                log.warning("qlog file %s could not be opened: this connection goes without", path)
-        return conn
+                problem = f"the qlog file {path} could not be opened"
+        if problem is not None:
+            if self.n.log_failures == 0:
+                log.warning("%s: such connections go without, which is counted and not said again", problem)
+            self.n.log_failures += 1
+        return 0
+
+    cdef int check_process(self) except -1:
+        """A packet of two processes with one key tells everybody what is in it (RFC 9001 5.3)."""
+        if self.forks != forks:
+            raise RuntimeError("the process has forked: connections and sockets are the parent's, make your own here")
+        return 0
+
+    @property
+    def forked(self):
+        """This process is a fork of the one that the endpoint belongs to."""
+        return self.forks != forks
 
     cdef bint add_cid(self, Connection conn, bytes cid) except -1:
         """Routes packets with this destination connection ID to the connection. False when that cannot be."""
@@ -452,6 +489,7 @@ cdef class Endpoint:
         cdef list closed = []
         if self.in_turn:
             raise RuntimeError("turn() was called from a handler")
+        self.check_process()
         self.in_turn = True
         self.woken = False
         self.admission.unproven = 0
@@ -462,6 +500,7 @@ cdef class Endpoint:
             while c != NULL:  # handlers may append to the list while it is walked
                 self.service(<Connection>c.owner)
                 c = c.next_dirty
+            self.check_process()  # a handler may have forked
             head = self.dirty_head
             self.dirty_head = self.dirty_tail = NULL
             self.gate.shut = True

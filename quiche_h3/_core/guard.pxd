@@ -8,6 +8,7 @@ cdef class GuardLimits:
     cdef uint64_t header_ns
     cdef uint64_t grace_ns
     cdef uint64_t stall_ns
+    cdef uint64_t handler_ns
     cdef uint64_t age_ns
     cdef uint64_t idle_ns
     cdef uint64_t drain_ns
@@ -22,6 +23,8 @@ cdef class Progress:
 
     cdef uint64_t received_at
     cdef uint64_t received
+    cdef uint64_t seen                  # bytes received, at `seen_at`
+    cdef uint64_t seen_at
     cdef uint64_t sent_at
     cdef uint64_t sent
 
@@ -39,6 +42,7 @@ cdef class Guard(Watch):
     cdef int look_at_incomplete(self, uint64_t now) except -1
     cdef int look_at_streams(self, uint64_t now) except -1
     cdef bint too_slow(self, Stream stream, Progress p, uint64_t now) except -1
+    cdef bint overdue(self, Stream stream, Progress p, uint64_t now) except -1
     cdef bint stalled(self, Stream stream, Progress p, uint64_t now)
     cdef bint active(self)
     cdef int leave(self, uint64_t now) except -1

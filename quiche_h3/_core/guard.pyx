@@ -37,13 +37,15 @@ cdef class GuardLimits:
         self.header_ns = config.header_timeout_ms * 1_000_000
         self.grace_ns = config.body_grace_ms * 1_000_000
         self.stall_ns = config.send_stall_timeout_ms * 1_000_000
+        self.handler_ns = config.handler_timeout_ms * 1_000_000
         self.age_ns = config.max_connection_age_ms * 1_000_000
         self.idle_ns = config.max_idle_without_request_ms * 1_000_000
         self.drain_ns = config.drain_timeout_ms * 1_000_000
         self.body_rate = config.min_body_rate
         self.packets = config.max_packets_per_key
         self.encoder_bytes = config.max_encoder_stream_bytes
-        times = [ns // 4 for ns in (self.header_ns, self.grace_ns, self.stall_ns, self.age_ns, self.idle_ns) if ns]
+        times = [ns // 4 for ns in (
+            self.header_ns, self.grace_ns, self.stall_ns, self.handler_ns, self.age_ns, self.idle_ns) if ns]
         self.tick_ns = max(SHORTEST_TICK, min(times + [LONGEST_TICK]))
 
 
@@ -133,13 +135,16 @@ cdef class Guard(Watch):
             p = before.get(stream.id)
             if p is None:
                 p = Progress.__new__(Progress)
-                p.received_at = p.sent_at = now
+                p.received_at = p.sent_at = p.seen_at = now
                 p.received = stream.bytes_received
                 p.sent = stream.bytes_sent
             self.progress[stream.id] = p
             if self.too_slow(stream, p, now):
                 self.http3.counters.n.slow_bodies += 1
                 self.give_up(stream, "on_too_slow")
+            elif self.overdue(stream, p, now):
+                self.http3.counters.n.overdue_handlers += 1
+                self.give_up(stream, "on_overdue")
             elif self.stalled(stream, p, now):
                 self.http3.counters.n.stalled_responses += 1
                 self.give_up(stream, "on_stalled")
@@ -164,6 +169,15 @@ cdef class Guard(Watch):
         p.received_at = now
         p.received = stream.bytes_received
         return False
+
+    cdef bint overdue(self, Stream stream, Progress p, uint64_t now) except -1:
+        """Nothing of the request has come for a whole timeout, and its handler has not begun to answer."""
+        if stream.bytes_received != p.seen:
+            p.seen = stream.bytes_received
+            p.seen_at = now
+        if not self.limits.handler_ns or now - p.seen_at < self.limits.handler_ns or stream.fields is None:
+            return False
+        return stream.fields.method != b"CONNECT" and getattr(stream.handler, "unanswered", False)
 
     cdef bint stalled(self, Stream stream, Progress p, uint64_t now):
         """There is something to send, and for a whole timeout the client has taken next to nothing of it."""

@@ -23,6 +23,7 @@ cdef struct http3_counters:
     uint64_t encoder_floods
     uint64_t slow_headers
     uint64_t slow_bodies
+    uint64_t overdue_handlers
     uint64_t stalled_responses
     uint64_t left_by_age
     uint64_t left_by_idleness
