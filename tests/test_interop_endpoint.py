@@ -62,9 +62,9 @@ def status(started: subprocess.Popen[bytes]) -> int:
 
 
 @contextmanager
-def serving(root: Path, testcase: str) -> Iterator[int]:
+def serving(root: Path, testcase: str, **env: str) -> Iterator[int]:
     """A server for the length of the block; it must end by SIGTERM with status 0. Yields its port."""
-    server = endpoint(root, "server", testcase, PORT="0")
+    server = endpoint(root, "server", testcase, PORT="0", **env)
     assert server.stderr is not None
     try:
         bound = re.search(rb"serving .*:(\d+)\n", server.stderr.readline())
@@ -179,3 +179,59 @@ def test_early_data(root: Path) -> None:
     assert len(seen.server_cids) == 2
     assert seen.early_bytes > 40 * 250 / 2
     assert seen.client_short_bytes < 5000
+
+
+WEBTRANSPORT_KINDS: Final = {
+    "unidirectional": [100 << 10, 500 << 10, 250 << 10, 1 << 20, 2 << 20],
+    "bidirectional": [100 << 10, 500 << 10, 250 << 10, 1 << 20, 2 << 20],
+    "datagram": [600 + 2 * n for n in range(200)],
+}
+
+
+def one_session(root: Path, client: str, server: str, requests: str, asked: str, protocols: str = "") -> None:
+    """Runs a WebTransport case: both end well, by one handshake. `requests` follow the server's name."""
+    other = root / "client"
+    other.mkdir(exist_ok=True)
+    (other / "certs").symlink_to(root / "certs")
+    with serving(root, server, REQUESTS=asked, PROTOCOLS=protocols and f"none {protocols}") as port:
+        host = str(socket.getaddrinfo("localhost", 443, type=socket.SOCK_DGRAM)[0][4][0])
+        with Relay("simple-p2p --delay=2ms", upstream=(host, port)) as relay:
+            urls = " ".join(f"https://localhost:{relay.port}/{path}" for path in requests.split())
+            assert status(endpoint(other, "client", client, REQUESTS=urls, PROTOCOLS=protocols)) == 0
+        assert len(facts(relay.log).server_cids) == 1
+
+
+def test_webtransport_handshake(root: Path) -> None:
+    """WebTransport's handshake: both write down the client's first protocol that the server has."""
+    (root / "www" / "endpoint").mkdir()
+    one_session(root, "handshake", "handshake", "endpoint", "", "second first")
+    for side in (root, root / "client"):
+        assert (side / "downloads" / "negotiated_protocol.txt").read_text() == "second"
+
+
+@pytest.mark.parametrize("kind", WEBTRANSPORT_KINDS)
+@pytest.mark.parametrize("way", ["receive", "send"])
+def test_webtransport_transfer(root: Path, way: str, kind: str) -> None:
+    """Interop cases transfer-*-receive and -send: one side asks, the other answers; nothing is lost."""
+    sender, receiver = (root, root / "client") if way == "receive" else (root / "client", root)
+    source, target = sender / "www" / "endpoint", receiver / "downloads" / "endpoint"
+    for folder in (root / "www" / "endpoint", source):
+        folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(kind)
+    names = [f"file{n}" for n in range(len(WEBTRANSPORT_KINDS[kind]))]
+    for name, size in zip(names, WEBTRANSPORT_KINDS[kind], strict=True):
+        (source / name).write_bytes(rng.randbytes(size))
+    paths = " ".join(f"endpoint/{name}" for name in names)
+    case = f"transfer-{kind}-{way}"
+    if way == "receive":
+        one_session(root, case, "transfer", paths, "", "any")
+    else:
+        one_session(root, "transfer", case, "endpoint", paths, "any")
+    assert sorted(file.name for file in target.iterdir()) == sorted(names)
+    assert all(filecmp.cmp(source / name, target / name, shallow=False) for name in names)
+
+
+@pytest.mark.parametrize(("role", "case"), [("server", "transfer-datagram-receive"), ("client", "x7d2k1")])
+def test_webtransport_cases_of_the_other_role_are_declined(root: Path, role: str, case: str) -> None:
+    """Interop runner: 127 says "unsupported", in the WebTransport table too."""
+    assert status(endpoint(root, role, case, PROTOCOLS="any")) == UNSUPPORTED

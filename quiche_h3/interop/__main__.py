@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..config import ClientConfig, ServerConfig
 from ..errors import QuicheH3Error
+from . import webtransport
 from .cases import CASES, UNSUPPORTED, Case
 from .files import Client, Url, make_server
 
@@ -20,6 +22,8 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
     logging.basicConfig(level=env.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(name)s: %(message)s")
     root = Path(arguments[0] if arguments else "/")
     role, name = env.get("ROLE", ""), env.get("TESTCASE", "")
+    if env.get("PROTOCOLS") or name in webtransport.SERVER.keys() ^ webtransport.CLIENT.keys():
+        return run_webtransport(root, env, role, name)
     case = CASES.get(name)
     fields = None if case is None else {"server": case.server, "client": case.client}.get(role)
     if case is None or fields is None:
@@ -31,6 +35,28 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
     except (OSError, ValueError, QuicheH3Error) as exc:
         print(f"{role}, {name}: {exc}", file=sys.stderr)
         return 1
+
+
+def run_webtransport(root: Path, env: Mapping[str, str], role: str, name: str) -> int:
+    """The runner's other table, which has some of the same names. The exit status is as of `main()`."""
+    work = {"server": webtransport.SERVER, "client": webtransport.CLIENT}.get(role, {}).get(name)
+    if work is None:
+        print(f"{role or 'no role'}: WebTransport case {name!r} is not supported", file=sys.stderr)
+        return UNSUPPORTED
+    protocols, asked = env.get("PROTOCOLS", "").split(), env.get("REQUESTS", "")
+    try:
+        if role == "server":
+            config = server_config(root, env, diagnostics(env))
+            webtransport.make_server(config, root, work, protocols, asked).run()
+        else:
+            if not asked.split():
+                raise ValueError("REQUESTS names no session")
+            options = ClientConfig(cafile=str(root / "certs/ca.pem"), **diagnostics(env))
+            webtransport.run_client(options, root, work, protocols, asked.split())
+    except (OSError, ValueError, QuicheH3Error, asyncio.TimeoutError) as exc:
+        print(f"{role}, {name}: {exc or type(exc).__name__}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def diagnostics(env: Mapping[str, str]) -> dict[str, Any]:
@@ -45,16 +71,20 @@ def diagnostics(env: Mapping[str, str]) -> dict[str, Any]:
     return options
 
 
-def serve(root: Path, env: Mapping[str, str], options: dict[str, Any]) -> int:
-    """Until SIGTERM."""
-    config = ServerConfig(
+def server_config(root: Path, env: Mapping[str, str], options: dict[str, Any]) -> ServerConfig:
+    """Where the runner wants a server, and with what."""
+    return ServerConfig(
         bind_port=int(env.get("PORT", "443")),
         cert_path=str(root / "certs/cert.pem"),
         key_path=str(root / "certs/priv.key"),
         drain_timeout_ms=2000,
         **options,
     )
-    make_server(config, root / "www").run()
+
+
+def serve(root: Path, env: Mapping[str, str], options: dict[str, Any]) -> int:
+    """Until SIGTERM."""
+    make_server(server_config(root, env, options), root / "www").run()
     return 0
 
 

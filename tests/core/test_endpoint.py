@@ -586,9 +586,11 @@ def test_a_close_while_a_probe_of_the_handshake_is_due(make_pair: MakePair) -> N
     pair.settle()
     sent = pair.up.sent
     while time.monotonic_ns() < (pair.client.deadline() or 0):
-        pair.wait(pair.client.deadline() / 1e9)
+        pair.wait((pair.client.deadline() or 0) / 1e9)
     connection.close(0x100, b"")
     pair.run(lambda: pair.server_app.closed)
-    assert opened[0].close_reason.code == 0x100
+    reason = opened[0].close_reason
+    assert reason is not None
+    assert reason.code == 0x100
     assert pair.up.sent < sent + 10
     assert pair.client.counters()[0]["runaways"] == 0
