@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from quiche_h3._core.endpoint import Endpoint
+from quiche_h3._core.http3 import Stream
 from quiche_h3._core.settings import EngineSettings
 from quiche_h3._core.udp import UdpSocket
 from quiche_h3.config import ClientConfig
@@ -594,3 +596,24 @@ def test_a_close_while_a_probe_of_the_handshake_is_due(make_pair: MakePair) -> N
     assert reason.code == 0x100
     assert pair.up.sent < sent + 10
     assert pair.client.counters()[0]["runaways"] == 0
+
+
+def test_a_fork_in_a_handler(pair: Pair) -> None:
+    """The child's turn ends by an error before it sends anything: each packet number once (RFC 9001 5.3)."""
+    pids: list[int] = []
+
+    def fork(stream: Stream) -> None:
+        pids.append(os.fork())
+        pair.server_app.answer(stream)
+
+    pair.server_app.on_request = fork
+    connection = pair.connect()
+    handler = pair.request(connection)
+    try:
+        pair.run(lambda: handler.over)
+    except RuntimeError:
+        os._exit(0 if pids == [0] and not pair.server_socket.take() else 1)
+    if pids == [0]:
+        os._exit(2)
+    assert handler.body == b"Hello"
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
