@@ -15,7 +15,13 @@ from aioquic.h3.connection import ErrorCode, FrameType, encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import ConnectionTerminated, QuicEvent, StopSendingReceived, StreamReset
+from aioquic.quic.events import (
+    ConnectionTerminated,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
 from aioquic.tls import SessionTicket
 
 from . import pattern
@@ -50,11 +56,14 @@ class AioquicServer(H3Protocol):
     def __init__(self, quic: QuicConnection, stream_handler: Any = None) -> None:
         super().__init__(quic, stream_handler)
         self.requests: dict[int, RequestStream] = {}
+        self.unidirectional = bytearray()  # what the client's unidirectional streams have brought
         self.tasks: set[asyncio.Task[None]] = set()
 
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, StreamReset | StopSendingReceived) and event.stream_id in self.requests:
             AioquicServer.cancelled.append(event.error_code)
+        if isinstance(event, StreamDataReceived) and event.stream_id % 4 == 2:
+            self.unidirectional += event.data
         if isinstance(event, ConnectionTerminated):
             for request in self.requests.values():
                 request.queue.put_nowait(PeerClosed(event))
@@ -137,6 +146,16 @@ class AioquicServer(H3Protocol):
         elif kind == "cookie":
             self.send_status(stream_id, 204, (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"))
             self.finish(stream_id, [])
+        elif kind == "interim":
+            for fields in ([(b":status", b"103"), (b"link", b"</a.css>")], [(b":status", b"102")]):
+                section = self.http._encode_headers(stream_id, fields)
+                self._quic.send_stream_data(stream_id, encode_frame(FrameType.HEADERS, section))
+            self.transmit()
+            await self.respond(stream_id, b"after two")
+        elif kind == "unidirectional":
+            async for _ in request.body():
+                pass
+            await self.respond(stream_id, self.unidirectional.hex().encode())
         elif kind == "slow":
             await asyncio.sleep(3600)
         elif kind in ("rejected", "goaway"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import socket
 import stat
 from collections.abc import Iterator
@@ -147,6 +148,34 @@ def test_priority(server: Process, cafile: str) -> None:
     with Client(cafile=cafile) as client:
         answer = described(client, server.url, priority=Priority(1, True))
         assert answer["headers"]["priority"] == "u=1, i"
+
+
+def test_priority_of_a_running_request(aioquic: Process, cafile: str) -> None:
+    """A priority that is changed later goes out as PRIORITY_UPDATE on the control stream (RFC 9218 7.2)."""
+    update = (0x800F0700).to_bytes(4, "big")
+    with (
+        quiche_h3.connect(aioquic.url, cafile=cafile) as client,
+        client.open("POST", "/unidirectional", priority=Priority(3, False)) as request,
+    ):
+        request.set_priority(Priority(6, True))
+        request.set_priority(Priority(0, False))
+        with pytest.raises(ValueError, match="0 to 7"):
+            request.set_priority(Priority(8, False))
+        client.get("/hello")
+        request.end()
+        sent = bytes.fromhex(request.response().text)
+    _, first, second = sent.split(update)
+    assert first == b"\x06\x00u=6,i"
+    assert second.startswith(b"\x04\x00u=0")
+
+
+def test_interim_responses(aioquic: Process, cafile: str) -> None:
+    """1xx responses come with the final one, in their order (RFC 9114 4.1)."""
+    with Client(cafile=cafile) as client:
+        response = client.get(f"{aioquic.url}/interim")
+        assert (response.status, response.text) == (200, "after two")
+        assert [hint.status for hint in response.interim] == [103, 102]
+        assert response.interim[0].headers["link"] == "</a.css>"
 
 
 # Requests that were not processed
@@ -378,6 +407,16 @@ def test_http_datagrams(aioquic: Process, cafile: str) -> None:
             assert got == [b"tsrif", b"dnoces"]
 
     asyncio.run(run())
+
+
+def test_quic_datagrams(aioquic: Process, cafile: str) -> None:
+    """Datagrams of no request go both ways (RFC 9221), from the first on; aioquic turns them round."""
+    for number in range(20):
+        with quiche_h3.connect(aioquic.url, cafile=cafile) as client:
+            came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+            client.on_datagram(came.put)
+            client.send_datagram(b"\x3f%02d" % number)
+            assert came.get(timeout=5) == b"\x3f" + (b"%02d" % number)[::-1]
 
 
 def test_client_certificate(go_peer: GoPeer, certificate: Certificate, cafile: str) -> None:
