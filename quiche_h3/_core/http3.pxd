@@ -42,6 +42,8 @@ cdef class Claims:
     cdef bint service(self) except -1
     # A stream may be written to. False: it is none of these.
     cdef bint writable(self, uint64_t stream_id) except -1
+    # A datagram has come. False: it is none of theirs, or not yet.
+    cdef bint datagram(self, const uint8_t *data, Py_ssize_t n) except -1
     # We have sent GOAWAY.
     cdef int drain(self) except -1
     # The connection is gone.
@@ -82,6 +84,7 @@ cdef class Http3(Protocol):
     cdef int64_t quarter_stream_id(self, bytes payload, ssize_t *size) except -2
     cdef bint give_datagram(self, bytes payload) except -1
     cdef int give_raw_datagrams(self, list raw) except -1
+    cpdef send_datagram(self, bytes payload)
     cdef int keep_early_datagram(self, uint64_t stream_id, bytes payload) except -1
     cdef int give_early_datagrams(self, uint64_t stream_id) except -1
     cdef int alternate(self, int64_t *writable, int count) except -1

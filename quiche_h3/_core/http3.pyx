@@ -91,6 +91,9 @@ cdef class Claims:
     cdef bint writable(self, uint64_t stream_id) except -1:
         return False
 
+    cdef bint datagram(self, const uint8_t *data, Py_ssize_t n) except -1:
+        return False
+
     cdef int drain(self) except -1:
         return 0
 
@@ -474,6 +477,8 @@ cdef class Http3(Protocol):
             if n < 0:
                 return 0
             self.counters.n.datagrams_received += 1
+            if self.claims is not None and self.claims.datagram(scratch, n):
+                continue
             payload = PyBytes_FromStringAndSize(<char *>scratch, n)
             if not self.give_datagram(payload):
                 raw.append(payload)
@@ -546,12 +551,12 @@ cdef class Http3(Protocol):
         self.early_datagrams = deque([pair for pair in kept if pair[0] != stream_id])
         return self.give_raw_datagrams([payload for other, payload in kept if other == stream_id])
 
-    def send_datagram(self, bytes payload):
+    cpdef send_datagram(self, bytes payload):
         """Queues a QUIC DATAGRAM (RFC 9221). Raises a DatagramError when it cannot be taken."""
         cdef ssize_t rc, limit
         if self.h3 == NULL:
             raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
-        if not self.connection.settings.config.enable_dgram:
+        if not self.announced_datagrams:
             raise DatagramNotEnabled("datagrams are disabled: enable_dgram is False")
         limit = quiche_conn_dgram_max_writable_len(self.connection.quic())
         if limit < 0:
@@ -562,7 +567,8 @@ cdef class Http3(Protocol):
         if rc == QUICHE_ERR_DONE:
             self.counters.n.datagrams_dropped += 1
             raise WouldBlock("the datagram queue is full")
-        check_quic(rc)
+        if rc < 0:
+            check_quic(rc)
         self.counters.n.datagrams_sent += 1
         self.connection.touch()
 

@@ -138,6 +138,24 @@ cdef class WebTransport(Carrier):
             self.failed(stream.session, error)
         return True
 
+    cdef bint datagram(self, const uint8_t *data, Py_ssize_t n) except -1:
+        """The short way of a datagram to its session (RFC 9297 2.1): there may be very many of them."""
+        cdef uint64_t quarter = data[0] & 0x3F
+        cdef Py_ssize_t i, size = 1 << (data[0] >> 6)
+        cdef SessionBase session
+        if n < size or not self.sessions:
+            return False
+        for i in range(1, size):
+            quarter = quarter << 8 | data[i]
+        session = self.sessions.get(quarter * 4)
+        if session is None:
+            return False
+        try:
+            session.take_datagram(PyBytes_FromStringAndSize(<const char *>data + size, n - size))
+        except Exception as error:
+            self.failed(session, error)
+        return True
+
     cdef int drain(self) except -1:
         for session in list(self.sessions.values()):
             session._drain()

@@ -22,6 +22,7 @@ cdef class SessionBase(StreamOwner):
     cdef object datagram_queue          # deque, bounded
     cdef Py_ssize_t queue_limit
     cdef public object datagram_waiter  # called once when one comes, or the session ends
+    cdef bint datagrams_taken           # the peer takes datagrams: it does not change its mind
     cdef list held                      # server: our datagrams that wait for the response to be sent; then None
     cdef uint64_t answered_at           # turn in which that was written
     cdef uint64_t accepted[2]           # the peer's streams so far

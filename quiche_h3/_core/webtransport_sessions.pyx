@@ -180,9 +180,12 @@ cdef class SessionBase:
         Raises WouldBlock when `dgram_send_queue_len` of them wait to be sent (it is counted as dropped),
         DatagramTooLarge, DatagramNotEnabled, SessionClosed or ConnectionClosed.
         """
-        self.check_open()
-        if not self.transport.http3.datagrams_enabled_by_peer:
-            raise DatagramNotEnabled("the peer takes no HTTP datagrams")
+        if not self.open or self.transport.http3.h3 == NULL:
+            self.check_open()
+        if not self.datagrams_taken:
+            if not self.transport.http3.datagrams_enabled_by_peer:
+                raise DatagramNotEnabled("the peer takes no HTTP datagrams")
+            self.datagrams_taken = True
         self.queue_datagram(self.prefix + <bytes>(data if type(data) is bytes else bytes(data)))
 
     cdef int queue_datagram(self, bytes payload) except -1:
