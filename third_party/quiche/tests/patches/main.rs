@@ -18,5 +18,6 @@ mod raw;
 mod report_every_stop;
 mod reserved_bits;
 mod retire_twice;
+mod retired_ids;
 mod send_the_fin;
 mod transport_parameters;
