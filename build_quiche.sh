@@ -171,7 +171,7 @@ lib_key() {
         rust_identity
         echo "$profile ${CARGO_BUILD_TARGET:-} ${RUSTFLAGS:-} ${CFLAGS:-} ${CXXFLAGS:-}"
         stream_of "$crate"/Cargo.toml "$crate"/Cargo.lock "$crate"/src/*.rs "$crate"/include/*.h \
-            "$crate"/patches/*.patch "${BASH_SOURCE[0]}"
+            "$crate"/patches/*.patch "$here/build_quiche.sh"
     } | sha256
 }
 
