@@ -120,6 +120,9 @@ class TransportConfig:
     max_send_udp_payload_size: int = integer(
         1350, "bytes", _UDP_MIN, _UDP_MAX, "The largest UDP payload we send."
     )
+    discover_pmtu: bool = flag(
+        True, "Begin with packets of 1,200 bytes, and find out whether the path takes larger ones (RFC 8899)."
+    )
     connection_id_length: int = integer(16, "bytes", 16, 20, "Length of the connection IDs that we issue.")
     active_connection_id_limit: int = integer(
         8, "IDs", 2, 64, "Connection IDs of the peer that we store; each path in use takes one."
@@ -128,6 +131,9 @@ class TransportConfig:
     cc_algorithm: str = text("cubic", "Congestion control.", ("reno", "cubic", "bbr2_gcongestion"))
     initial_congestion_window_packets: int = integer(
         10, "packets", 2, 1000, "Congestion window of a new connection (RFC 9002 7.2)."
+    )
+    initial_rtt_ms: int = integer(
+        100, "ms", 1, 10_000, "Round trip assumed until one is measured: the first probe comes after three."
     )
     enable_pacing: bool = flag(True, "Space packets out in time where the congestion control says how.")
     max_burst_packets: int = integer(
@@ -451,7 +457,11 @@ class ServerConfig(TransportConfig):
         "Handshakes begun in a turn without proof of the address, else Retry; 0 is no limit.",
     )
     max_handshake_bytes: int = integer(
-        24 * KIB, "bytes", 4 * KIB, MIB, "Bytes a client may send before its handshake is complete."
+        24 * KIB,
+        "bytes",
+        4 * KIB,
+        MIB,
+        "Bytes a client may send before its handshake is complete, padding aside.",
     )
     max_connections_per_address: int = integer(
         100, "connections", 0, 10_000_000, "Connections of one IPv4 address or IPv6 /64; 0 is no limit."

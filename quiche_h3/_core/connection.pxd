@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from quiche_h3._core.libquiche cimport quiche_conn, quiche_send_info
 from quiche_h3._core.libc_net cimport sockaddr_storage, socklen_t
 from quiche_h3._core.settings cimport EngineSettings
@@ -34,6 +34,7 @@ cdef struct conn_t:
     bint established
     bint closing             # we have closed it: nothing paces what is left to send
     bint given_up            # it took too long, or runs away: what is left to send goes, then the connection
+    uint32_t silent_timeouts # how many timers have run out since the last packet came
     bint more                # work is left over from the last turn
     int flushed              # how the last send pass ended
     sockaddr_storage peer

@@ -84,7 +84,7 @@ cdef class Endpoint:
                                 uint8_t *data, size_t n) noexcept with gil
     cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL
     cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL
-    cdef void count_handshake(self, conn_t *c, const packet_header *h, size_t n) noexcept nogil
+    cdef void count_handshake(self, conn_t *c, const packet_header *h, const uint8_t *data, size_t n) noexcept nogil
     cdef Connection adopt(self, Connection conn, udp_socket *u)
     cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL
     cdef int start_logs(self, Connection conn) except -1

@@ -45,6 +45,8 @@ cdef enum:
     # Beyond two congestion windows, with nothing received and no timer run out: a defect.
     RUNAWAY_BYTES = 4 << 20
     MAX_ISSUED_CIDS = 8
+    # So many timers without an answer: the path may have become too narrow for our packets (RFC 8899 4.3).
+    BLACK_HOLE_TIMEOUTS = 3
 
 
 cdef inline uint64_t send_time(const quiche_send_info *info) noexcept nogil:
@@ -247,16 +249,20 @@ cdef class Endpoint:
         info.to_len = m.local_len
         c.sock = u
         c.unprompted = 0
+        c.silent_timeouts = 0
         quiche_conn_recv(c.quic, data, n, &info)
         if not c.established and h.type != PACKET_SHORT:
-            self.count_handshake(c, &h, n)
+            self.count_handshake(c, &h, data, n)
         self.mark(c)
         return 0
 
-    cdef void count_handshake(self, conn_t *c, const packet_header *h, size_t n) noexcept nogil:
+    cdef void count_handshake(self, conn_t *c, const packet_header *h, const uint8_t *data, size_t n) noexcept nogil:
         """A client that sends and sends but never completes its handshake is given up: it makes us keep it all."""
         if h.type == PACKET_ZERO_RTT and quiche_conn_is_in_early_data(c.quic):
             return
+        # Zeros behind the last packet fill the datagram (RFC 9000 14.1): where packets are lost there are many.
+        while n > 0 and data[n - 1] == 0:
+            n -= 1
         c.handshake_bytes += n
         if c.handshake_bytes > self.handshake_limit and not c.given_up:
             c.given_up = c.closing = True
@@ -563,6 +569,10 @@ cdef class Endpoint:
                 c.given_up = c.closing = True
                 quiche_conn_close(c.quic, False, 0, b"handshake timeout", 17)
             c.unprompted = 0
+            if quiche_conn_timeout_as_nanos(c.quic) == 0:
+                c.silent_timeouts += 1
+                if c.silent_timeouts == BLACK_HOLE_TIMEOUTS and c.established:
+                    quiche_h3_conn_revalidate_pmtu(c.quic)
             quiche_conn_on_timeout(c.quic)
             self.mark(c)
         return 0
@@ -807,7 +817,7 @@ cdef class Endpoint:
             self.n.runaways += 1
             return FLUSH_DONE
         c.release_at = 0
-        size = min(quiche_conn_max_send_udp_payload_size(c.quic), <size_t>UDP_MAX_PAYLOAD)
+        size = min(self.settings.max_packet, <size_t>UDP_MAX_PAYLOAD)
         quantum = min(UDP_MAX_SEGMENTS * size, <size_t>UDP_MAX_PAYLOAD, self.settings.max_train)
         out = udp.reserve(u)
         if out == NULL:

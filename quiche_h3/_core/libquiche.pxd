@@ -110,7 +110,6 @@ cdef extern from "quiche.h" nogil:
     int64_t quiche_conn_stream_readable_next(quiche_conn *conn)
     int64_t quiche_conn_stream_writable_next(quiche_conn *conn)
     bint quiche_conn_stream_finished(const quiche_conn *conn, uint64_t stream_id)
-    size_t quiche_conn_max_send_udp_payload_size(const quiche_conn *conn)
     uint64_t quiche_conn_timeout_as_nanos(const quiche_conn *conn)
     void quiche_conn_on_timeout(quiche_conn *conn)
     int quiche_conn_close(quiche_conn *conn, bint app, uint64_t err, const uint8_t *reason, size_t reason_len)
@@ -300,6 +299,8 @@ cdef extern from "quiche.h" nogil:
 
 cdef extern from "quiche_h3_extra.h" nogil:
     bint quiche_h3_conn_peer_disables_migration(const quiche_conn *conn)
+    void quiche_h3_config_set_initial_rtt(quiche_config *config, uint64_t ms)
+    void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn)
     uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)
     bint quiche_h3_conn_update_key(quiche_conn *conn)
     void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id)

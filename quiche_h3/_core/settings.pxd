@@ -29,6 +29,7 @@ cdef class EngineSettings:
     cdef readonly uint64_t handshake_timeout_ns
     cdef readonly size_t max_burst
     cdef readonly size_t max_train    # bytes of one message to send
+    cdef readonly size_t max_packet   # bytes of the largest packet, a probe of the path MTU
     cdef uint64_t tickets_until       # nanoseconds of the monotonic clock: then the ticket keys rotate
 
     cdef int rotate_tickets(self, uint64_t now) except -1

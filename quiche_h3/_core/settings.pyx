@@ -110,6 +110,7 @@ cdef class EngineSettings:
         paced = config.enable_pacing and config.cc_algorithm.startswith("bbr2")
         self.max_burst = 0 if paced else config.max_burst_packets * config.max_send_udp_payload_size
         self.max_train = config.send_buffer_size
+        self.max_packet = config.max_send_udp_payload_size
         self._set_transport(config)
         self._set_tls(config, certificate)
         if certificate is None:
@@ -140,6 +141,8 @@ cdef class EngineSettings:
         quiche_config_set_active_connection_id_limit(q, config.active_connection_id_limit)
         quiche_config_set_disable_active_migration(q, config.disable_active_migration)
         quiche_config_set_initial_congestion_window_packets(q, config.initial_congestion_window_packets)
+        quiche_config_discover_pmtu(q, config.discover_pmtu)
+        quiche_h3_config_set_initial_rtt(q, config.initial_rtt_ms)
         quiche_config_enable_pacing(q, config.enable_pacing)
         quiche_config_grease(q, config.grease)
         check_quic(quiche_config_set_cc_algorithm_name(q, config.cc_algorithm.encode("ascii")))

@@ -20,6 +20,12 @@ extern "C" {
 
 #ifndef QUICHE_H3_NO_EXTRA
 
+// Sets the round trip time that is assumed until one is measured (RFC 9002 section 6.2.2), in milliseconds.
+void quiche_h3_config_set_initial_rtt(quiche_config *config, uint64_t ms);
+
+// Doubts the path MTU that was discovered: back to 1,200 bytes, and the search begins anew (RFC 8899 section 4.3).
+void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn);
+
 // Sets HTTP/3 settings that quiche does not know (RFC 9114 section 7.2.4.1), to be sent beside its own.
 // `pairs` holds n identifier and value pairs: id0, value0, id1, value1, ... A later call replaces an earlier
 // one. Returns 0, or QUICHE_H3_ERR_SETTINGS_ERROR when an identifier occurs twice or is one that quiche sets
@@ -91,6 +97,14 @@ int quiche_h3_tls_attach(quiche_h3_tls *tls, quiche_config *config, const uint8_
                          bool demand_certificate);
 
 #else
+
+static inline void quiche_h3_config_set_initial_rtt(quiche_config *config,
+                                                    uint64_t ms) {
+    (void)config;
+    (void)ms;
+}
+
+static inline void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn) { (void)conn; }
 
 static inline int quiche_h3_config_set_additional_settings(
     quiche_h3_config *config, const uint64_t *pairs, size_t n) {

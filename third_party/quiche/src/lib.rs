@@ -6,14 +6,29 @@
 mod tls;
 
 use std::slice;
+use std::time::Duration;
 
-use quiche::{h3, Connection};
+use quiche::{h3, Config, Connection};
 
 const OK: i32 = 0;
 /// `QUICHE_H3_ERR_DONE`, `_STREAM_BLOCKED` and `_SETTINGS_ERROR` of quiche.h.
 const DONE: i64 = -1;
 const STREAM_BLOCKED: i64 = -13;
 const SETTINGS_ERROR: i32 = -14;
+
+/// # Safety
+/// `config` came from `quiche_config_new()` and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_config_set_initial_rtt(config: *mut Config, ms: u64) {
+    (*config).set_initial_rtt(Duration::from_millis(ms));
+}
+
+/// # Safety
+/// `conn` came from quiche and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_revalidate_pmtu(conn: *mut Connection) {
+    (*conn).revalidate_pmtu();
+}
 
 /// # Safety
 /// `config` came from `quiche_h3_config_new()` and is not in use elsewhere during the call; `pairs` points to

@@ -7,6 +7,7 @@ mod early_errors;
 mod fragments;
 mod frames;
 mod h3_server;
+mod handshakes;
 mod http3_codes;
 mod key_update;
 mod large_field_sections;
