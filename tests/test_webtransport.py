@@ -243,8 +243,9 @@ def test_it_needs_datagrams() -> None:
     server.close()
 
 
-def test_what_is_announced() -> None:
-    """Section 3.1: 0x2b603742 and 0xc671706a with 0x8 and 0x33; nothing that is not there."""
+@pytest.mark.parametrize("window", [0, 1 << 20])
+def test_what_is_announced(window: int) -> None:
+    """Section 3.1: 0x2b603742 and 0xc671706a with 0x8 and 0x33; the newest drafts only with flow control."""
 
     async def scenario(client: WebTransportClient) -> None:
         await client.session("/wt")
@@ -255,9 +256,10 @@ def test_what_is_announced() -> None:
             0x8: 1,
             0x33: 1,
         }
-        assert 0x2C7CF000 not in settings
+        newest = {0x14E9CD29: 5, 0x2C7CF000: 1} if window else {}
+        assert {k: v for k, v in settings.items() if k in (0x14E9CD29, 0x2C7CF000)} == newest
 
-    talk(server_with(echo, wt_max_sessions=5), scenario)
+    talk(server_with(echo, wt_max_sessions=5, wt_session_window=window), scenario)
 
 
 def test_codes_and_reasons_of_both_sides() -> None:

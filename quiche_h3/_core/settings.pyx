@@ -20,6 +20,8 @@ cdef enum:
     SETTINGS_WT_INITIAL_MAX_DATA = 0x2B61
     SETTINGS_WT_INITIAL_MAX_STREAMS_UNI = 0x2B64
     SETTINGS_WT_INITIAL_MAX_STREAMS_BIDI = 0x2B65
+    SETTINGS_WT_MAX_SESSIONS = 0x14E9CD29
+    SETTINGS_WT_ENABLED = 0x2C7CF000
 cdef uint64_t SETTINGS_WEBTRANSPORT_MAX_SESSIONS = 0xC671706A
 
 
@@ -203,12 +205,13 @@ cdef class EngineSettings:
             self._set_webtransport(config, server)
 
     def _set_webtransport(self, config, server):
-        """What announces WebTransport to the peers of all drafts that can do without RESET_STREAM_AT."""
-        cdef uint64_t pairs[10]
+        """What announces WebTransport to the peers of each draft."""
+        cdef uint64_t pairs[14]
         if not config.enable_dgram:
             raise ConfigError("enable_dgram", "WebTransport cannot do without datagrams",
                               "set it to true, or enable_webtransport to false")
         cdef size_t n = 0
+        cdef bint reliable_resets = quiche_h3_config_enable_reset_stream_at(self.quic, True) == 0
         values = {SETTINGS_ENABLE_WEBTRANSPORT: 1}
         if server:  # what it can bear
             values[SETTINGS_WEBTRANSPORT_MAX_SESSIONS] = config.wt_max_sessions
@@ -216,6 +219,10 @@ cdef class EngineSettings:
             values[SETTINGS_WT_INITIAL_MAX_DATA] = config.wt_session_window
             values[SETTINGS_WT_INITIAL_MAX_STREAMS_UNI] = config.wt_max_streams_uni
             values[SETTINGS_WT_INITIAL_MAX_STREAMS_BIDI] = config.wt_max_streams_bidi
+            if reliable_resets:  # all that drafts 13 to 16 promise
+                values[SETTINGS_WT_ENABLED] = 1
+                if server:
+                    values[SETTINGS_WT_MAX_SESSIONS] = config.wt_max_sessions
         for identifier, value in values.items():
             pairs[2 * n] = identifier
             pairs[2 * n + 1] = value

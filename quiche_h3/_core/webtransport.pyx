@@ -56,6 +56,7 @@ cdef class WebTransport(Carrier):
         self.gone = OrderedDict()
         self.starved = []
         self.answered = []
+        self.late_resets = {}
         self.settings_waiters = []
         self.openers = (deque(), deque())  # by kind: unidirectional, bidirectional
         http3.claims = self
@@ -86,6 +87,8 @@ cdef class WebTransport(Carrier):
             waiters, self.settings_waiters = self.settings_waiters, []
             for waiter in waiters:
                 waiter()
+        if self.late_resets:
+            self.reset_late()
         if idle and stream_id < 0:
             return False
         self.turn += 1
@@ -168,6 +171,7 @@ cdef class WebTransport(Carrier):
         self.early = {}
         self.starved = []
         self.answered = []
+        self.late_resets = {}
         self.openers[0].extend(self.settings_waiters)
         self.settings_waiters = []
         for waiting in self.openers:
@@ -364,8 +368,10 @@ cdef class WebTransport(Carrier):
         session.n.streams_opened += 1
         self.counters.n.streams_opened += 1
         sent = quiche_conn_stream_send(self.quic(), stream_id, header, len(header), False, &code)
+        stream.header = len(header)
         if sent < <ssize_t>len(header):
             stream.keep(header[max(0, sent):])
+            stream.header_waits = True
         self.http3.connection.touch()
         return stream
 

@@ -48,9 +48,11 @@ cdef class Carrier(Claims):
     cdef dict streams                   # stream ID -> StreamBase
     cdef list starved                   # streams that have written their share of the turn
     cdef list answered                  # sessions of which a response has been written, but maybe not sent
+    cdef dict late_resets               # stream ID -> (rest of its header, code, length of the header)
     cdef uint64_t turn                  # counts turns: a stream's share is for one
     cdef uint64_t now                   # nanoseconds, read once a turn
     cdef quiche_conn *quic(self) except? NULL
+    cdef int reset_late(self) except -1
     cdef int enter(self, StreamOwner session) except -1
     cdef int leave(self, StreamOwner session) except -1
 
@@ -74,6 +76,8 @@ cdef class StreamBase:
     cdef readonly bint incoming         # the peer has opened it
     cdef public bint watched            # `_drained()` is to be called when nothing waits to be sent any more
     cdef public bint wanted             # `_readable()` is to be called when there is something to read
+    cdef Py_ssize_t header              # length of what says whose stream it is, where that is ours to send,
+    cdef bint header_waits              # and whether queue[0] is the rest of it
     cdef object queue                   # deque of bytes not yet taken by quiche, or None
     cdef Py_ssize_t offset              # bytes of queue[0] that were taken
     cdef readonly Py_ssize_t pending    # bytes of the queue not yet taken
@@ -89,6 +93,7 @@ cdef class StreamBase:
     cdef int pump(self) except -1
     cdef Py_ssize_t send_some(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2
     cdef int was_stopped(self, uint64_t code) except -1
+    cdef int shut_sending(self, uint64_t code) except -1
     cdef int drop_queue(self) noexcept
     cdef int sent_fin(self) except -1
     cdef int abort(self, uint64_t code) except -1

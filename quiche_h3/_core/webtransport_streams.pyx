@@ -60,6 +60,24 @@ cdef class Carrier(Claims):
     cdef quiche_conn *quic(self) except? NULL:
         return self.http3.connection.quic()
 
+    cdef int reset_late(self) except -1:
+        """Resets the streams that were given up before their headers could be sent, as soon as those are."""
+        cdef uint64_t stop = 0
+        cdef ssize_t sent
+        cdef bytes rest
+        for stream_id, (rest, code, header) in list(self.late_resets.items()):
+            sent = quiche_conn_stream_send(
+                self.quic(), stream_id, <const uint8_t *>PyBytes_AS_STRING(rest), len(rest), False, &stop)
+            if sent == QUICHE_ERR_DONE:
+                continue
+            if 0 <= sent < len(rest):
+                self.late_resets[stream_id] = (rest[sent:], code, header)
+                continue
+            del self.late_resets[stream_id]  # also one that the peer has stopped: quiche has reset it
+            if sent >= 0:
+                quiche_h3_conn_stream_reset_at(self.quic(), stream_id, code, header)
+        return 0
+
     cdef int enter(self, StreamOwner session) except -1:
         return 0
 
@@ -215,6 +233,7 @@ cdef class StreamBase:
             if self.offset == PyBytes_GET_SIZE(data):
                 self.queue.popleft()
                 self.offset = 0
+                self.header_waits = False
         if not self.sending:
             return 0
         if self.fin_queued:
@@ -262,16 +281,28 @@ cdef class StreamBase:
         return self.settle()
 
     def reset_sending(self, uint64_t code):
-        """RESET_STREAM with a code of HTTP/3: what is queued or not yet acknowledged may never arrive."""
+        """Resets with a code of HTTP/3: what is queued or not yet acknowledged may never arrive."""
         if self.sending and self.session.transport.quic() != NULL:
             self.sending = False
-            self.drop_queue()
             self.session.transport.counters.n.resets_sent += 1
-            quiche_conn_stream_shutdown(self.session.transport.quic(), self.id, QUICHE_SHUTDOWN_WRITE, code)
+            self.shut_sending(code)
+            self.drop_queue()
             self.session.transport.http3.connection.touch()
             self.settle()
 
+    cdef int shut_sending(self, uint64_t code) except -1:
+        """Section 4.4: the header arrives all the same, where the peer can do that."""
+        cdef quiche_conn *quic = self.session.transport.quic()
+        if not self.header or not quiche_h3_conn_reset_stream_at_negotiated(quic):
+            quiche_conn_stream_shutdown(quic, self.id, QUICHE_SHUTDOWN_WRITE, code)
+        elif self.header_waits:
+            self.session.transport.late_resets[self.id] = (self.queue[0][self.offset:], code, self.header)
+        else:
+            quiche_h3_conn_stream_reset_at(quic, self.id, code, self.header)
+        return 0
+
     cdef int drop_queue(self) noexcept:
+        self.header_waits = False
         self.queue = None
         self.pending = 0
         self.offset = 0
@@ -287,7 +318,7 @@ cdef class StreamBase:
             if self.receiving:
                 quiche_conn_stream_shutdown(quic, self.id, QUICHE_SHUTDOWN_READ, code)
             if self.sending:
-                quiche_conn_stream_shutdown(quic, self.id, QUICHE_SHUTDOWN_WRITE, code)
+                self.shut_sending(code)
         self.receiving = self.sending = False
         self.drop_queue()
         return self.settle()

@@ -105,7 +105,7 @@ def peer(request: pytest.FixtureRequest, application: tuple[str, Told]) -> Itera
         yield BrowserPeer(request.getfixturevalue(request.param), url, told)
         return
     try:
-        program = build_go("webtransport", "client.mod")
+        program = build_go("webtransport")
     except FileNotFoundError as no_go:
         pytest.skip(str(no_go))
     go = GoPeer(program, url, told)

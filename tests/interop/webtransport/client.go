@@ -22,7 +22,7 @@ import (
 type caller struct {
 	url    string
 	ctx    context.Context
-	dialer *webtransport.Dialer
+	dialer *webtransport.Transport
 }
 
 type arguments []json.RawMessage
@@ -70,7 +70,7 @@ func call(o *options, url, name, text string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
 	defer cancel()
-	dialer := &webtransport.Dialer{TLSClientConfig: config, QUICConfig: quicConfig()}
+	dialer := &webtransport.Transport{TLSClientConfig: config, QUICConfig: quicConfig()}
 	defer dialer.Close()
 	result, err := function(&caller{strings.TrimSuffix(url, "/"), ctx, dialer}, given)
 	if err != nil {

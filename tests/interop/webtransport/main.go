@@ -10,8 +10,7 @@
 // serves the paths of tests/interop/sessions.py. It prints its port as a line of JSON, then a line for each thing it
 // tells, and ends with its standard input.
 //
-// The client is built with webtransport-go 0.10 (client.mod): from 0.11 on its client takes no server that cannot do
-// RESET_STREAM_AT, or does not say so. The server is built with 0.11 (go.mod).
+// Its client takes no server that cannot do RESET_STREAM_AT, or does not say so.
 package main
 
 import (

@@ -48,6 +48,19 @@ void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, 
 // and until the previous update is over, three probe timeouts after the peer has answered it.
 bool quiche_h3_conn_update_key(quiche_conn *conn);
 
+// RESET_STREAM_AT (draft-ietf-quic-reliable-stream-reset): a reset before which the first bytes of the stream are
+// delivered. Once announced, quiche_conn_stream_recv() gives those first, then QUICHE_ERR_STREAM_RESET. Returns 0.
+int quiche_h3_config_enable_reset_stream_at(quiche_config *config, bool enabled);
+
+// Whether both sides have announced it. Known when the handshake is done.
+bool quiche_h3_conn_reset_stream_at_negotiated(const quiche_conn *conn);
+
+// quiche_conn_stream_shutdown() of the sending side, but for the first `reliable_size` bytes, or for what has been
+// written of those: they will arrive before the reset does. Returns false, and does nothing, when that was not
+// negotiated, there is no such stream, or it was reset before. The error code is not changed by a later STOP_SENDING.
+bool quiche_h3_conn_stream_reset_at(quiche_conn *conn, uint64_t stream_id,
+                                    uint64_t error, uint64_t reliable_size);
+
 // Claimed streams: what WebTransport needs (draft-ietf-webtrans-http3 sections 4.2 and 4.3). Off by default.
 //
 // When enabled, a unidirectional stream of the peer that begins with 0x54, and a bidirectional one that begins
@@ -123,6 +136,25 @@ static inline void quiche_h3_conn_stream_discard(quiche_h3_conn *h3,
 
 static inline bool quiche_h3_conn_update_key(quiche_conn *conn) {
     (void)conn;
+    return false;
+}
+
+static inline int quiche_h3_config_enable_reset_stream_at(quiche_config *config, bool enabled) {
+    (void)config;
+    return enabled ? QUICHE_H3_EXTRA_UNSUPPORTED : 0;
+}
+
+static inline bool quiche_h3_conn_reset_stream_at_negotiated(const quiche_conn *conn) {
+    (void)conn;
+    return false;
+}
+
+static inline bool quiche_h3_conn_stream_reset_at(quiche_conn *conn, uint64_t stream_id,
+                                                  uint64_t error, uint64_t reliable_size) {
+    (void)conn;
+    (void)stream_id;
+    (void)error;
+    (void)reliable_size;
     return false;
 }
 

@@ -79,6 +79,33 @@ pub unsafe extern "C" fn quiche_h3_conn_peer_disables_migration(conn: *const Con
 }
 
 /// # Safety
+/// `config` came from `quiche_config_new()` and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_config_enable_reset_stream_at(config: *mut Config, enabled: bool) -> i32 {
+    (*config).enable_reset_stream_at(enabled);
+    OK
+}
+
+/// # Safety
+/// `conn` came from quiche and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_reset_stream_at_negotiated(conn: *const Connection) -> bool {
+    (*conn).is_reset_stream_at_negotiated()
+}
+
+/// # Safety
+/// `conn` came from quiche and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_stream_reset_at(
+    conn: *mut Connection,
+    stream_id: u64,
+    error: u64,
+    reliable_size: u64,
+) -> bool {
+    (*conn).stream_reset_at(stream_id, error, reliable_size).is_ok()
+}
+
+/// # Safety
 /// `h3` and `conn` came from quiche, belong together and are not in use elsewhere during the call.
 #[no_mangle]
 pub unsafe extern "C" fn quiche_h3_conn_stream_discard(

@@ -29,6 +29,7 @@ pub fn config() -> Config {
     config.verify_peer(false);
     config.enable_pacing(false);
     config.grease(false);
+    config.enable_reset_stream_at(true);
     config
 }
 
