@@ -158,6 +158,7 @@ def test_capsules_are_never_raw_datagrams() -> None:
             res.send_h3_datagram(payload)
 
     with connected(server) as client, client.open("POST", "/", headers=CAPSULES) as request:
+        assert client.get("/").status == 405  # the server's SETTINGS are there: no capsules any more
         request.send_datagram(b"one")
         request.send_datagram(b"two")
         replies = request.datagrams()

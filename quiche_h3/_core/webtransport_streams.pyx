@@ -249,7 +249,10 @@ cdef class StreamBase:
         cdef ssize_t rc = quiche_conn_stream_send(
             transport.http3.connection.c.quic, self.id, data, n, fin, &code)
         if rc == QUICHE_ERR_DONE:
-            return -1
+            # Also of a stream that is over by a stop, and that quiche has forgotten since.
+            rc = quiche_conn_stream_capacity(transport.http3.connection.c.quic, self.id)
+            if rc != QUICHE_ERR_INVALID_STREAM_STATE:
+                return -1
         if rc == QUICHE_ERR_STREAM_STOPPED or rc == QUICHE_ERR_INVALID_STREAM_STATE:
             self.was_stopped(code if rc == QUICHE_ERR_STREAM_STOPPED else CANCELLED)
             return -1
