@@ -101,7 +101,7 @@ class TransportConfig:
         16, "streams", 3, MIB, "Unidirectional streams that the peer may have open at once (RFC 9114 6.2)."
     )
     max_connection_window: int = integer(
-        12 * MIB, "bytes", 4 * KIB, _WINDOW, "The most that a connection's receive window grows to."
+        10 * MIB, "bytes", 4 * KIB, _WINDOW, "The most that a connection's receive window grows to."
     )
     max_stream_window: int = integer(
         4 * MIB, "bytes", KIB, _WINDOW, "The most that a stream's receive window grows to."
