@@ -54,6 +54,17 @@ def test_cubic_does_not_wait_on_a_short_path(make_pair: MakePair) -> None:
     assert time.monotonic() - begin < 1
 
 
+@pytest.mark.parametrize("algorithm", ["cubic", "reno"])
+def test_a_full_window_is_no_reason_for_small_packets(make_pair: MakePair, algorithm: str) -> None:
+    """RFC 9002 7: what is left of the window grows to a packet's size before use (RFC 1122 4.2.3.4)."""
+    pair = make_pair(server={"cc_algorithm": algorithm})
+    pair.up.delay = pair.down.delay = 0.01
+    pair.down.loss = 0.01
+    sizes = [size for _, size in departures(pair, 2_000_000)]
+    whole = sum(size >= 1200 for size in sizes)
+    assert whole >= 0.99 * len(sizes), (whole, len(sizes))
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_bbr2_paces_by_send_times(make_pair: MakePair, enabled: bool) -> None:
     """RFC 9002 7.7: BBR2 spreads its window over the round trip, unless `enable_pacing` is off."""
