@@ -309,7 +309,7 @@ def test_metrics() -> None:
     handlers = end["handlers"]
     assert handlers == {
         "started": 6, "finished": 4, "failed": 1, "cancelled": 1, "active": 0, "blocking_active": 0,
-        "blocking_queued": 0, "rejected_503": 0,
+        "blocking_queued": 0, "rejected_503": 0, "loop_blocked": 0,
     }  # fmt: skip
     http3 = end["http3"]
     assert http3["requests"] == 6
