@@ -20,13 +20,14 @@ from conformance.conftest import make_server as memory_server
 from conformance.peer import Closed, Peer, good_request
 from core.conftest import make_certificate
 from core.pair import Handler, Pair, get
-from server_support import make_server
+from server_support import make_server, until
 
 from quiche_h3 import (
     ConfigError,
     ConnectionClosed,
     DatagramNotEnabled,
     H3ErrorCode,
+    Priority,
     QuicheH3Error,
     Request,
     Response,
@@ -272,6 +273,24 @@ def test_6_1_priority_of_the_server() -> None:
         assert client.get("/").headers["priority"] == "u=1, i"
 
 
+def test_6_2_reprioritisation_by_the_client() -> None:
+    """A client that changes its mind is heard while the response waits; what it said can be taken, once."""
+    server = make_server()
+
+    @server.get("/")
+    async def handler(req: Request, res: Response) -> str:
+        before = req.priority
+        await until(lambda: req.priority != before)
+        said = req.take_last_priority_update()
+        assert req.take_last_priority_update() is None
+        return str(said)
+
+    with server.running() as address, connect(address.url, verify=False) as client:
+        request = client.send("GET", "/", headers={"priority": "u=2"})
+        request.set_priority(Priority(6, True))
+        assert request.response().text == "u=6,i"
+
+
 # 7 GOAWAY
 
 
@@ -431,6 +450,7 @@ LINES = [
     "5.2",
     "5.3",
     "6.1",
+    "6.2",
     "7.1",
     "8.1",
     "8.2",
