@@ -172,10 +172,10 @@ def test_a_flood_of_initials_is_not_felt() -> None:
     assert connections["accepted"] <= 1 + 2 * ServerConfig().half_open_retry_threshold
     assert left["connections"]["half_open"] == 0
     assert percentile(during.tails, 50) < 2, during.tails
-    # What a core is kept from by one handshake that nobody goes on with, in requests: 1.2 to 1.5 of them. The
+    # What a core is kept from by one handshake that nobody goes on with, in requests: 1.2 to 1.8 of them. The
     # four probe timeouts before it is given up, of two packets each (`initial_rtt_ms`), are a fifth of that.
     # How many handshakes one turn begins is held exactly in core/test_endpoint.py.
-    assert (during.cpu - 1) * during.requests / len(flights) < 1.7, during
+    assert (during.cpu - 1) * during.requests / len(flights) < 2.5, during
     # Single windows are further apart than a tenth on a busy machine. Most of them must not be.
     assert percentile(after.tails, 25) < 1.1, after.tails
     assert after.cpu < 1.1 * max(1, normal.cpu), (normal.cpu, after.cpu)
