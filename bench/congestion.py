@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from interop.programs import started  # noqa: E402
-from net.relay import Relay  # noqa: E402
-from net.site import connect, download  # noqa: E402
+from interop.programs import started  # noqa: E402 - after the path above was set
+from net.relay import Relay  # noqa: E402 - after the path above was set
+from net.site import connect, download  # noqa: E402 - after the path above was set
 
 MIB = 1 << 20
 ALGORITHMS = ("cubic", "reno", "bbr2_gcongestion")
