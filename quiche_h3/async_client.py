@@ -12,7 +12,7 @@ from .asyncio_driver import AsyncioDriver
 from .client_engine import ClientEngine, prepare_config
 from .client_exchange import ClientExchange, HeaderItems, Prepared, content_of, prepare
 from .client_link import ConnectionInfo, closed_by_us
-from .client_verbs import Verbs, may_send_again, next_request, redirected
+from .client_verbs import Verbs, may_send_again, next_request
 from .config import ClientConfig
 from .errors import H3ErrorCode
 from .pool import Pool
@@ -184,18 +184,17 @@ class AsyncClient(_AsyncSender):
         while True:
             response = await self._response(method, url, options)
             response.history = tuple(history)
-            redirect = None
-            if follow:
-                whole = content_of(options.get("data"), options.get("json")).source is None
-                limit = self._config.max_redirects
-                redirect = next_request(
-                    response.status, response.headers, method, response.url, len(history), limit, whole
-                )
-            if redirect is None:
+            if not follow:
+                return response
+            limit = self._config.max_redirects
+            following = next_request(
+                response.status, response.headers, method, response.url, options, len(history), limit
+            )
+            if following is None:
                 return response
             response.close()
             history.append(response)
-            method, url, options = redirect.method, redirect.url, redirected(options, redirect)
+            method, url, options = following
 
     request.__doc__ = _AsyncSender.request.__doc__
 

@@ -23,7 +23,7 @@ from .cli_progress import Progress, show_error, show_seconds, show_size
 from .client import Client
 from .client_link import ConnectionInfo
 from .client_messages import ClientRequest, ClientResponse
-from .client_verbs import RequestOptions, next_request, redirected
+from .client_verbs import RequestOptions, next_request
 from .config import ClientConfig
 from .errors import QuicheH3Error
 from .headers import Pair, encode_header
@@ -187,11 +187,10 @@ class Getter:
         """The last response, after the redirects if they are to be followed."""
         options = RequestOptions(headers=self._fields)
         method = self._options.method or "GET"
-        whole = True
         if self._body is not None:
             options["data"], method = self._body, self._options.method or "POST"
         elif self._options.upload is not None:
-            whole, method = False, self._options.method or "PUT"
+            method = self._options.method or "PUT"
             if url.endswith("/") and self._options.upload != "-":
                 url += quote(Path(str(self._options.upload)).name)
             size, options["data"] = self._open_upload(files)
@@ -208,14 +207,14 @@ class Getter:
             self._show_response(response)
             if not self._options.location:
                 return response
-            redirect = next_request(
-                response.status, response.headers, method, request.url, done, limit, whole
+            following = next_request(
+                response.status, response.headers, method, request.url, options, done, limit
             )
-            if redirect is None:
+            if following is None:
                 return response
             response.close()
             done += 1
-            method, url, options = redirect.method, redirect.url, redirected(options, redirect)
+            method, url, options = following
 
     def _open_upload(self, files: ExitStack) -> tuple[int | None, Iterator[bytes]]:
         name = str(self._options.upload)

@@ -21,7 +21,7 @@ from .client_exchange import (
 from .client_link import ConnectionInfo, Link
 from .client_messages import ClientRequest, ClientResponse, ClientStream, send_chunks
 from .client_thread import ClientThread
-from .client_verbs import Verbs, may_send_again, next_request, redirected
+from .client_verbs import Verbs, may_send_again, next_request
 from .config import ClientConfig
 from .errors import ConnectionClosed
 from .pool import Pool
@@ -206,18 +206,17 @@ class Client(_Sender):
         while True:
             response = self.send(method, url, **options).response()
             response.history = tuple(history)
-            redirect = None
-            if follow:
-                whole = content_of(options.get("data"), options.get("json")).source is None
-                limit = self._config.max_redirects
-                redirect = next_request(
-                    response.status, response.headers, method, response.url, len(history), limit, whole
-                )
-            if redirect is None:
+            if not follow:
+                return response
+            limit = self._config.max_redirects
+            following = next_request(
+                response.status, response.headers, method, response.url, options, len(history), limit
+            )
+            if following is None:
                 return response
             response.close()
             history.append(response)
-            method, url, options = redirect.method, redirect.url, redirected(options, redirect)
+            method, url, options = following
 
     request.__doc__ = _Sender.request.__doc__
 

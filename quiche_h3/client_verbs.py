@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
-from .client_exchange import SAFE_METHODS, ClientExchange, Prepared
+from .client_exchange import SAFE_METHODS, ClientExchange, Prepared, content_of
 from .errors import ConnectionClosed, RedirectError
 from .request import Priority
 from .timeouts import Timeout
@@ -83,9 +83,9 @@ def may_send_again(prepared: Prepared, exchange: ClientExchange) -> bool:
 
 
 def next_request(
-    status: int, headers: Headers, method: str, url: str, done: int, limit: int, whole: bool
-) -> Redirect | None:
-    """The request that a redirect asks for. Raises RedirectError where it cannot be sent."""
+    status: int, headers: Headers, method: str, url: str, options: RequestOptions, done: int, limit: int
+) -> tuple[str, str, RequestOptions] | None:
+    """Method, URL and options of what a redirect asks for. Raises RedirectError where it cannot be sent."""
     redirect = redirect_of(status, headers.get("location"), method, url)
     if redirect is None:
         return None
@@ -93,12 +93,12 @@ def next_request(
         raise RedirectError(f"more than {limit} redirects, the last one to {redirect.url}")
     if not redirect.url.startswith("https:"):
         raise RedirectError(f"a redirect leads to {redirect.url}, which is not https")
-    if redirect.keeps_body and not whole:
+    if redirect.keeps_body and content_of(options.get("data"), options.get("json")).source is not None:
         raise RedirectError("a redirect asks for the body once more, and its source was read already")
-    return redirect
+    return redirect.method, redirect.url, _redirected(options, redirect)
 
 
-def redirected(options: RequestOptions, redirect: Redirect) -> RequestOptions:
+def _redirected(options: RequestOptions, redirect: Redirect) -> RequestOptions:
     """The options for it: no unwanted body, no credentials for another origin (RFC 9110 15.4)."""
     dropped = {"host"}
     if not redirect.keeps_body:
