@@ -96,7 +96,7 @@ $(VENV)/.installed: pyproject.toml MANIFEST.in $(VENV)/.created
 $(VENV)/.created:
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && \
 	    [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ]; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 python3-venv; \
 	fi </dev/null >&2
 	@$(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m virtualenv --quiet $(VENV) || \
 	    { echo "no virtual environment: sudo apt-get install python3-venv, or pip install virtualenv" >&2; exit 1; }

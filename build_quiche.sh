@@ -99,7 +99,7 @@ apt_install() {
     say "installing with apt-get: $*"
     {
         apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends "$@"
     } </dev/null >&2 || say "apt-get failed"
 }
 

@@ -11,7 +11,7 @@ if [ "$(id -u)" = 0 ] && [ -f /etc/debian_version ]; then
     {
         apt-get update -qq
         # shellcheck disable=SC2086  # a list of words
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends $missing
     } </dev/null >&2 || echo "apt-get failed: the tests of$missing will be skipped" >&2
 else
     echo "not installed, their tests will be skipped (Debian's names):$missing" >&2
