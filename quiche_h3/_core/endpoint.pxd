@@ -1,37 +1,21 @@
 from libc.stdint cimport uint8_t, uint64_t
 from quiche_h3._core.admission cimport Admission
 from quiche_h3._core.connection cimport Connection, Gate, conn_t, deadlines
-from quiche_h3._core.libquiche cimport quiche_send_info
+from quiche_h3._core.opening cimport Opening
+from quiche_h3._core.routes cimport Routes
+from quiche_h3._core.send_pass cimport SendPass
 from quiche_h3._core.settings cimport EngineSettings
 from quiche_h3._core.stateless cimport StatelessAnswers, packet_header
 from quiche_h3._core.udp cimport UdpSocket, udp_message, udp_socket
 
-cdef extern from "cid_table.h" nogil:
-    ctypedef struct cid_table:
-        void *slots
-        size_t count
-
-    bint cid_table_init(cid_table *t, const uint64_t *key)
-    void cid_table_free(cid_table *t)
-    void *cid_table_get(const cid_table *t, const uint8_t *id, size_t len)
-    bint cid_table_put(cid_table *t, const uint8_t *id, size_t len, void *value)
-    void cid_table_remove(cid_table *t, const uint8_t *id, size_t len)
-
-
-cdef enum:
-    MAX_SOCKETS = 16
 
 cdef struct engine_counters:
-    uint64_t accepted
     uint64_t closed
     uint64_t handshake_failed
     uint64_t timed_out
-    uint64_t unknown_dropped
-    uint64_t short_initials_dropped
     uint64_t malformed_dropped
     uint64_t handshake_overruns
     uint64_t key_updates
-    uint64_t runaways
     uint64_t packet_limit_closes
     uint64_t packets_received
     uint64_t packets_sent
@@ -46,34 +30,30 @@ cdef struct engine_counters:
     uint64_t closed_by_us
     uint64_t pto_count
     uint64_t migrations
-    uint64_t log_failures
 
 
 cdef class Endpoint:
     cdef EngineSettings settings
     cdef Gate gate                      # shut while a pass without the GIL runs
     cdef readonly object app
-    cdef readonly list sockets
-    cdef udp_socket *raw_sockets[16]    # the same, for the loops without the GIL
-    cdef int socket_count
-    cdef list free_slots                # indices of sockets that were removed
+    cdef readonly list sockets          # the send pass's
     cdef object wake                    # called without arguments when a turn is wanted from outside of one
-    cdef cid_table table
     cdef deadlines due
     cdef conn_t *dirty_head
     cdef conn_t *dirty_tail
-    cdef readonly dict connections      # id -> Connection: the references that keep them alive
+    cdef readonly dict connections      # the opening's
     cdef engine_counters n
-    cdef uint64_t next_id
     cdef uint64_t now                   # nanoseconds, read once a turn
     cdef bint in_turn
     cdef int forks                      # of the process, when this was made
     cdef object interrupt               # what the turn is to raise at its end: KeyboardInterrupt and its like
     cdef bint woken
     cdef bint server
-    cdef readonly bint refusing         # a server that is shutting down accepts nobody
     cdef readonly StatelessAnswers answers
     cdef readonly Admission admission
+    cdef Routes routes
+    cdef Opening opening
+    cdef SendPass send_pass
     cdef uint64_t packet_limit          # packets sent with one key
     cdef uint64_t handshake_limit       # bytes a client may send before its handshake is complete
 
@@ -83,25 +63,16 @@ cdef class Endpoint:
     cdef conn_t *unknown_packet(self, udp_socket *u, udp_message *m, packet_header *h,
                                 uint8_t *data, size_t n) noexcept with gil
     cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL
-    cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL
     cdef void count_handshake(self, conn_t *c, const packet_header *h, const uint8_t *data, size_t n) noexcept nogil
-    cdef Connection adopt(self, Connection conn, udp_socket *u)
-    cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL
-    cdef int start_logs(self, Connection conn) except -1
+    cdef int adopt(self, Connection conn) except -1
+    cdef int heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except -1
     cdef int check_process(self) except -1
-    cdef bint add_cid(self, Connection conn, bytes cid) except -1
     cdef int caught(self, object error, str what) except -1
     cdef int service(self, Connection conn) except -1
     cdef int watch(self, Connection conn) except -1
     cdef int open_protocol(self, Connection conn) except -1
-    cdef int issue_cids(self, conn_t *c) except -1
     cdef int handle_paths(self, Connection conn) except -1
     cdef int expire(self) except -1
     cdef int finish(self, conn_t *c) except -1
     cdef int renew_key(self, conn_t *c) except -1
-    cdef bint hold(self, conn_t *c, const uint8_t *packet, size_t n, const quiche_send_info *info) noexcept nogil
-    cdef bint burst_spent(self, conn_t *c, size_t sent) noexcept nogil
     cdef int retire(self, Connection conn) except -1
-    cdef bint runs_away(self, conn_t *c) noexcept nogil
-    cdef int flush(self, conn_t *c) noexcept nogil
-    cdef udp_socket *socket_for(self, conn_t *c, quiche_send_info *info) noexcept nogil

@@ -8,56 +8,22 @@ watches a socket for writability while it is `blocked`.
 import logging
 import os
 
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytes cimport PyBytes_AS_STRING
-from quiche_h3._core.connection cimport (
-    DEADLINE_NONE, Gate, deadlines_next, deadlines_remove, deadlines_set, issued_cid,
-)
-from quiche_h3._core.libc_net cimport sockaddr, sockaddr_in, sockaddr_storage, socklen_t, ssize_t, timespec
+from quiche_h3._core.connection cimport DEADLINE_NONE, deadlines_next, deadlines_remove, deadlines_set
+from quiche_h3._core.libc_net cimport monotonic, sockaddr, socklen_t
 from quiche_h3._core.libquiche cimport *
-from quiche_h3._core.admission cimport ADMIT, DEMAND_RETRY, REFUSE, Admission, Host, verdict
-from quiche_h3._core.stateless cimport (
-    PACKET_INITIAL, PACKET_SHORT, PACKET_ZERO_RTT, StatelessAnswers, packet_header, packet_parse,
-)
-from quiche_h3._core.udp cimport (
-    UDP_MAX_PAYLOAD, UDP_MAX_SEGMENTS, UDP_SEND_OK, to_sockaddr, udp,
-)
-
-from quiche_h3.errors import QuicheH3Error
-
-cdef extern from "time.h" nogil:
-    int clock_gettime(int clock, timespec *out)
-    enum:
-        CLOCK_MONOTONIC
+from quiche_h3._core.send_pass cimport FLUSH_DONE
+from quiche_h3._core.stateless cimport PACKET_INITIAL, PACKET_SHORT, PACKET_ZERO_RTT, packet_parse
+from quiche_h3._core.udp cimport to_sockaddr, udp
 
 cdef enum:
-    FLUSH_DONE = 0
-    FLUSH_MORE = 1      # the turn's share is spent, more is ready
-    FLUSH_BLOCKED = 2   # the socket takes no more
-
-# One client must not starve another: at most so much of one connection in one turn.
-cdef enum:
+    # One client must not starve another: at most so much in one turn.
     RECEIVE_BATCHES = 4
-    TURN_BYTES = 1 << 20
     TURN_DEADLINES = 64
-    # Beyond two congestion windows, with nothing received and no timer run out: a defect.
-    RUNAWAY_BYTES = 4 << 20
-    MAX_ISSUED_CIDS = 8
     # So many timers without an answer: the path may have become too narrow for our packets (RFC 8899 4.3).
     BLACK_HOLE_TIMEOUTS = 3
-
-
-cdef inline uint64_t send_time(const quiche_send_info *info) noexcept nogil:
-    return <uint64_t>info.at.tv_sec * 1_000_000_000 + <uint64_t>info.at.tv_nsec
-
-# A packet whose send time is this near leaves now: no timer is finer.
-cdef uint64_t PACING_GRANULARITY = 500_000
-# With SO_TXTIME the kernel holds packets; further ahead than this the congestion window may yet change.
-cdef uint64_t TXTIME_HORIZON = 10_000_000
-# Below this round trip an own burst bound would only add timers: the peer's buffer takes the window.
-cdef uint64_t BURST_MIN_RTT = 2_000_000
 
 log = logging.getLogger("quiche_h3.quic")
 
@@ -72,18 +38,6 @@ def _forked():
 os.register_at_fork(after_in_child=_forked)
 
 
-cdef bint same_port(const sockaddr_storage *a, const sockaddr_storage *b) noexcept nogil:
-    """Of one family and port, which both families keep at the same place."""
-    return (a.ss_family == b.ss_family
-            and (<const sockaddr_in *>a).sin_port == (<const sockaddr_in *>b).sin_port)
-
-
-cdef uint64_t monotonic() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return <uint64_t>t.tv_sec * 1_000_000_000 + <uint64_t>t.tv_nsec
-
-
 cdef class Endpoint:
     """A server's or client's side of any number of connections over any number of sockets.
 
@@ -96,30 +50,25 @@ cdef class Endpoint:
         memset(&self.n, 0, sizeof(self.n))
 
     def __init__(self, EngineSettings settings, app, *, server, wake=None):
-        cdef uint64_t key[2]
-        seed = os.urandom(16)
-        memcpy(key, PyBytes_AS_STRING(seed), 16)
-        if not cid_table_init(&self.table, key):
-            raise MemoryError("no memory for the connection table")
         self.forks = forks
         self.settings = settings
         self.gate = Gate()
         self.app = app
         self.server = server
         self.wake = wake
-        self.sockets = []
-        self.free_slots = []
-        self.connections = {}
-        self.next_id = 1
         self.now = monotonic()
         config = settings.config
         self.handshake_limit = config.max_handshake_bytes if server else 1 << 62
         self.packet_limit = config.max_packets_per_key
         self.answers = StatelessAnswers(settings, self.now, server=server)
-        self.admission = Admission(config, server=server)
+        self.routes = Routes(self.answers)
+        self.opening = Opening(settings, self.answers, self.routes, server=server)
+        self.admission = self.opening.admission
+        self.connections = self.opening.connections
+        self.send_pass = SendPass(settings)
+        self.sockets = self.send_pass.sockets
 
     def __dealloc__(self):
-        cid_table_free(&self.table)
         free(self.due.items)
 
     def take_settings(self, EngineSettings settings):
@@ -128,6 +77,7 @@ cdef class Endpoint:
             raise ValueError("connection IDs of two lengths cannot be told apart")
         self.settings = settings
         self.answers.take_settings(settings)
+        self.opening.settings = self.send_pass.settings = settings
 
     def set_wake(self, wake):
         """`wake()` is called once when a turn is wanted: something was queued outside of one."""
@@ -135,18 +85,7 @@ cdef class Endpoint:
 
     def add_socket(self, UdpSocket sock):
         """Takes a socket into service. Returns its index for `receive()`."""
-        cdef int index
-        if self.free_slots:
-            index = self.free_slots.pop()
-            self.sockets[index] = sock
-            self.raw_sockets[index] = &sock.u
-            return index
-        if self.socket_count == MAX_SOCKETS:
-            raise ValueError(f"an endpoint has at most {MAX_SOCKETS} sockets")
-        self.sockets.append(sock)
-        self.raw_sockets[self.socket_count] = &sock.u
-        self.socket_count += 1
-        return self.socket_count - 1
+        return self.send_pass.add(sock)
 
     def remove_socket(self, int index):
         """Closes a socket that no connection's path begins at any more; its index is free for another one.
@@ -162,13 +101,11 @@ cdef class Endpoint:
             if conn.c.sock == &sock.u:
                 memcpy(&path.from_, &conn.c.local, sizeof(path.from_))
                 path.from_len = conn.local_len()
-                conn.c.sock = self.socket_for(&conn.c, &path)  # not this one if just a late packet came in by it
+                # Not this one if just a late packet came in by it.
+                conn.c.sock = self.send_pass.socket_for(&conn.c, &path)
                 if conn.c.sock == &sock.u:
                     raise ValueError("the socket is in use")
-        sock.close()
-        sock.u.bound_len = sock.u.wildcard = 0
-        sock.u.first = sock.u.count = sock.u.used = 0
-        self.free_slots.append(index)
+        self.send_pass.remove(index)
 
     # Incoming
 
@@ -236,9 +173,9 @@ cdef class Endpoint:
             return 0
         if h.type == PACKET_INITIAL and n < QUICHE_MIN_CLIENT_INITIAL_LEN and self.server and h.version:
             # RFC 9000 14.1: no state and no answer, which would be larger than the question.
-            self.n.short_initials_dropped += 1
+            self.opening.n.short_initials_dropped += 1
             return 0
-        c = <conn_t *>cid_table_get(&self.table, h.dcid, h.dcid_len)
+        c = self.routes.find(h.dcid, h.dcid_len)
         if c == NULL:
             c = self.unknown_packet(u, m, &h, data, n)
             if c == NULL:
@@ -302,39 +239,26 @@ cdef class Endpoint:
             self.wake()
 
     cdef conn_t *unknown(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL:
-        """A packet for no known connection: a new one, a stateless answer, or nothing."""
-        if h.type == PACKET_SHORT and h.version == 0:
-            if self.server:
-                self.n.unknown_dropped += 1
-                self.answers.reset(u, m, h, n, self.now)
-                return NULL
-            return self.heed_reset(u, m, data, n)
+        """A packet for no known connection: at a server perhaps the first of one."""
+        cdef Connection conn
         if not self.server:
-            self.n.unknown_dropped += 1
+            self.opening.n.unknown_dropped += 1
+            if h.type == PACKET_SHORT and h.version == 0:
+                self.heed_reset(u, m, data, n)
             return NULL
-        if n < QUICHE_MIN_CLIENT_INITIAL_LEN:  # RFC 9000 6.1, 17.2.1: of whatever version and type
-            self.n.short_initials_dropped += 1
+        conn = self.opening.meet(u, m, h, data, n, self.now)
+        if conn is None:
             return NULL
-        if not quiche_version_is_supported(h.version):
-            self.answers.negotiate_version(u, m, h, self.now)
-            return NULL
-        if h.type != PACKET_INITIAL or h.dcid_len < 8 or h.dcid_len > 20 or h.scid_len > 20:
-            self.n.unknown_dropped += 1
-            return NULL
-        if self.refusing:
-            self.admission.n.refused += 1
-            self.answers.refuse(u, m, h, data, n, self.now)
-            return NULL
-        return self.accept(u, m, h, data, n)
+        self.adopt(conn)
+        return &conn.c
 
-    cdef conn_t *heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except? NULL:
+    cdef int heed_reset(self, udp_socket *u, udp_message *m, const uint8_t *data, size_t n) except -1:
         """RFC 9000 10.3.1: the connection ID of a stateless reset is random. Its address tells whom it may concern."""
         cdef Connection conn
         cdef quiche_recv_info info
         cdef bytearray copy
-        self.n.unknown_dropped += 1
         if n < 21:
-            return NULL
+            return 0
         info.from_ = <sockaddr *>&m.peer
         info.from_len = m.peer_len
         info.to = <sockaddr *>&m.local
@@ -347,107 +271,22 @@ cdef class Endpoint:
             if quiche_conn_is_closed(conn.c.quic):
                 self.mark(&conn.c)
                 break
-        return NULL
-
-    cdef conn_t *accept(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n) except? NULL:
-        cdef Connection conn
-        cdef bytes dcid = h.dcid[:h.dcid_len]
-        cdef bytes scid, reset_token, odcid
-        cdef Host host = self.admission.host_of(&m.peer, self.now)
-        cdef verdict answer
-        if self.now >= self.settings.tickets_until:
-            self.settings.rotate_tickets(self.now)
-        address = (<uint8_t *>&m.peer)[:m.peer_len]
-        odcid = self.answers.open_retry(h, address, dcid)
-        answer = self.admission.judge(host, len(self.connections), odcid is not None, self.now)
-        if answer == DEMAND_RETRY:
-            self.answers.retry(u, m, h, dcid, address, self.now)
-        elif answer == REFUSE:
-            self.answers.refuse(u, m, h, data, n, self.now)
-        if answer != ADMIT:
-            return NULL
-        # After a Retry the client already uses the connection ID we chose then.
-        scid = self.answers.fresh_cid() if odcid is None else dcid
-        reset_token = self.answers.reset_token(scid)
-        quiche_config_set_stateless_reset_token(self.settings.quic, reset_token)
-        conn = Connection.__new__(Connection)
-        conn.c.quic = quiche_accept(
-            scid, len(scid), <const uint8_t *>odcid if odcid is not None else NULL,
-            len(odcid) if odcid is not None else 0,
-            <sockaddr *>&m.local, m.local_len, <sockaddr *>&m.peer, m.peer_len, self.settings.quic)
-        if conn.c.quic == NULL:
-            self.admission.n.refused += 1
-            return NULL
-        conn.host = host
-        memcpy(&conn.c.peer, &m.peer, m.peer_len)
-        memcpy(&conn.c.local, &m.local, m.local_len)
-        self.adopt(conn, u)
-        self.n.accepted += 1
-        if not (self.add_cid(conn, scid) and (odcid is not None or self.add_cid(conn, dcid))):
-            self.retire(conn)
-            return NULL
-        return &conn.c
+        return 0
 
     def connect(self, int index, peer, server_name=None, session=None):
         """Opens a client connection from socket `index` to `peer` (host, port). Returns the Connection."""
         cdef UdpSocket sock = self.sockets[index]
-        cdef Connection conn = Connection.__new__(Connection)
-        cdef sockaddr_storage to
-        cdef socklen_t to_len = to_sockaddr(peer[0], peer[1], &to)
-        cdef bytes scid = self.answers.fresh_cid()
-        cdef bytes name = None if server_name is None else server_name.encode("ascii")
-        cdef bytes ticket = session
+        cdef Connection conn
         self.now = monotonic()
-        conn.c.quic = quiche_connect(
-            <const char *>name if name is not None else NULL, scid, len(scid), <sockaddr *>&sock.u.bound,
-            sock.u.bound_len, <sockaddr *>&to, to_len, self.settings.quic)
-        if conn.c.quic == NULL:
-            raise QuicheH3Error(f"no connection to {peer[0]} port {peer[1]} could be made")
-        memcpy(&conn.c.peer, &to, to_len)
-        memcpy(&conn.c.local, &sock.u.bound, sock.u.bound_len)
-        self.adopt(conn, &sock.u)
-        self.add_cid(conn, scid)
-        if ticket is not None:
-            quiche_conn_set_session(conn.c.quic, ticket, len(ticket))
+        name = None if server_name is None else server_name.encode("ascii")
+        conn = self.opening.connect(&sock.u, peer, name, session, self.now)
+        self.adopt(conn)
         self.mark_dirty(conn)
         return conn
 
-    cdef Connection adopt(self, Connection conn, udp_socket *u):
-        """A new connection enters the books: half-open, with its logs."""
+    cdef int adopt(self, Connection conn) except -1:
         conn._endpoint = self
         conn.gate = self.gate
-        conn.settings = self.settings
-        conn.id = self.next_id
-        self.next_id += 1
-        conn.c.owner = <void *>conn
-        conn.c.sock = u
-        conn.c.created_at = self.now
-        self.connections[conn.id] = conn
-        self.admission.began(conn.host)
-        if self.settings.keylog is not None or self.settings.qlog_dir is not None:
-            self.start_logs(conn)
-        return conn
-
-    cdef int start_logs(self, Connection conn) except -1:
-        """Key log and qlog. Where they cannot be had the connection goes without: counted, and said once."""
-        cdef const uint8_t *trace = NULL
-        cdef size_t trace_len = 0
-        problem = None
-        if self.settings.keylog is not None:
-            try:
-                quiche_conn_set_keylog_fd(conn.c.quic, os.dup(self.settings.keylog.fileno()))
-            except OSError as error:
-                problem = f"key log: {error.strerror}"
-        if self.settings.qlog_dir is not None:
-            quiche_conn_trace_id(conn.c.quic, &trace, &trace_len)
-            name = f"{'server' if self.server else 'client'}-{(<bytes>trace[:trace_len]).decode('ascii')}.sqlog"
-            path = os.path.join(self.settings.qlog_dir, name)
-            if not quiche_conn_set_qlog_path(conn.c.quic, os.fsencode(path), b"quiche_h3", name.encode("ascii")):
-                problem = f"the qlog file {path} could not be opened"
-        if problem is not None:
-            if self.n.log_failures == 0:
-                log.warning("%s: such connections go without, which is counted and not said again", problem)
-            self.n.log_failures += 1
         return 0
 
     cdef int check_process(self) except -1:
@@ -460,20 +299,6 @@ cdef class Endpoint:
     def forked(self):
         """This process is a fork of the one that the endpoint belongs to."""
         return self.forks != forks
-
-    cdef bint add_cid(self, Connection conn, bytes cid) except -1:
-        """Routes packets with this destination connection ID to the connection. False when that cannot be."""
-        cdef conn_t *c = &conn.c
-        cdef issued_cid *slot
-        if c.cid_count >= sizeof(c.cids) // sizeof(c.cids[0]):
-            return False
-        if not cid_table_put(&self.table, cid, len(cid), c):
-            return False
-        slot = &c.cids[c.cid_count]
-        slot.len = len(cid)
-        memcpy(slot.id, PyBytes_AS_STRING(cid), len(cid))
-        c.cid_count += 1
-        return True
 
     # The turn
 
@@ -491,7 +316,6 @@ cdef class Endpoint:
         cdef conn_t *c
         cdef conn_t *head
         cdef conn_t *next_c
-        cdef int i
         cdef list closed = []
         if self.in_turn:
             raise RuntimeError("turn() was called from a handler")
@@ -511,16 +335,9 @@ cdef class Endpoint:
             self.dirty_head = self.dirty_tail = NULL
             self.gate.shut = True
             with nogil:
-                c = head
-                while c != NULL:
-                    c.flushed = self.flush(c)
-                    c = c.next_dirty
-                for i in range(self.socket_count):
-                    udp.flush(self.raw_sockets[i])
+                self.now = self.send_pass.run(head, self.now)
             self.gate.shut = False
-            for i in range(self.socket_count):
-                if self.raw_sockets[i].gso_fallbacks:
-                    (<UdpSocket>self.sockets[i]).note_fallback()
+            self.send_pass.note_fallbacks()
             c = head
             while c != NULL:
                 next_c = c.next_dirty
@@ -543,6 +360,11 @@ cdef class Endpoint:
         return self.dirty_head != NULL and not self.blocked
 
     @property
+    def refusing(self):
+        """No new connection is accepted."""
+        return self.opening.refusing
+
+    @property
     def turning(self):
         """A turn is in progress: this is called from one of its handlers."""
         return self.in_turn
@@ -550,11 +372,7 @@ cdef class Endpoint:
     @property
     def blocked(self):
         """Some socket takes no more: what is left waits until it is writable."""
-        cdef int i
-        for i in range(self.socket_count):
-            if self.raw_sockets[i].first < self.raw_sockets[i].count:
-                return True
-        return False
+        return self.send_pass.blocked()
 
     cdef int expire(self) except -1:
         """At most so many: the half-open connections of a flood end together."""
@@ -593,7 +411,7 @@ cdef class Endpoint:
             if not c.established and quiche_conn_is_established(c.quic):
                 c.established = True
                 self.admission.opened(conn.host)
-                self.issue_cids(c)
+                self.routes.issue(c)
                 self.app.connection_opened(conn)
         except BaseException as error:
             self.caught(error, "connection_opened()")
@@ -627,25 +445,10 @@ cdef class Endpoint:
             conn.protocol = self.app.protocol(conn)
         return 0
 
-    cdef int issue_cids(self, conn_t *c) except -1:
-        """Gives the peer spare connection IDs, so that it can change paths (RFC 9000 5.1.1)."""
-        cdef bytes cid, token
-        cdef uint64_t seq
-        while quiche_conn_scids_left(c.quic) > 0 and c.cid_count < MAX_ISSUED_CIDS + 1:
-            cid = self.answers.fresh_cid()
-            token = self.answers.reset_token(cid)
-            if quiche_conn_new_scid(c.quic, cid, len(cid), token, False, &seq) != 0:
-                break
-            self.add_cid(<Connection>c.owner, cid)
-        return 0
-
     cdef int handle_paths(self, Connection conn) except -1:
         """Drains path events and retired connection IDs: left alone, a path slot is lost at each rebinding."""
         cdef conn_t *c = &conn.c
         cdef quiche_path_event *event
-        cdef quiche_connection_id_iter *ids
-        cdef const uint8_t *cid = NULL
-        cdef size_t n = 0, i
         cdef socklen_t local_len, peer_len
         while True:
             event = quiche_conn_path_event_next(c.quic)
@@ -655,18 +458,7 @@ cdef class Endpoint:
                 quiche_path_event_peer_migrated(event, &c.local, &local_len, &c.peer, &peer_len)
                 self.n.migrations += 1
             quiche_path_event_free(event)
-        if quiche_conn_retired_scids(c.quic) == 0:
-            return 0
-        ids = quiche_conn_retired_scid_iter(c.quic)
-        while quiche_connection_id_iter_next(ids, &cid, &n):
-            cid_table_remove(&self.table, cid, n)
-            for i in range(c.cid_count):
-                if c.cids[i].len == n and memcmp(c.cids[i].id, cid, n) == 0:
-                    c.cid_count -= 1
-                    c.cids[i] = c.cids[c.cid_count]
-                    break
-        quiche_connection_id_iter_free(ids)
-        return self.issue_cids(c)
+        return self.routes.replace_retired(c)
 
     cdef int finish(self, conn_t *c) except -1:
         """After the send pass a connection gets its next deadline."""
@@ -711,9 +503,7 @@ cdef class Endpoint:
         cdef size_t i
         if c.quic == NULL:
             return 0
-        for i in range(c.cid_count):
-            cid_table_remove(&self.table, c.cids[i].id, c.cids[i].len)
-        c.cid_count = 0
+        self.routes.remove_all(c)
         deadlines_remove(&self.due, &c.due)
         c.dirty = True  # whatever the application still does to it: it joins no further turn
         quiche_conn_stats(c.quic, &s)
@@ -750,150 +540,11 @@ cdef class Endpoint:
             self.caught(error, "a connection's end")
         return 0
 
-    # Outgoing
-
-    cdef udp_socket *socket_for(self, conn_t *c, quiche_send_info *info) noexcept nogil:
-        """The socket a path leaves by: the one bound to its local address, else where packets last came in."""
-        cdef int i
-        if self.socket_count > 1:
-            for i in range(self.socket_count):
-                if (self.raw_sockets[i].bound_len == info.from_len
-                        and memcmp(&self.raw_sockets[i].bound, &info.from_, info.from_len) == 0):
-                    return self.raw_sockets[i]
-            for i in range(self.socket_count):
-                if self.raw_sockets[i].wildcard and same_port(&self.raw_sockets[i].bound, &info.from_):
-                    return self.raw_sockets[i]
-        return c.sock
-
-    cdef bint hold(self, conn_t *c, const uint8_t *packet, size_t n, const quiche_send_info *info) noexcept nogil:
-        """Keeps one packet for later. False when memory is out: to QUIC the packet is lost."""
-        if c.held == NULL:
-            c.held = <uint8_t *>malloc(UDP_MAX_PAYLOAD)
-        if c.held_info == NULL:
-            c.held_info = <quiche_send_info *>malloc(sizeof(quiche_send_info))
-        if c.held == NULL or c.held_info == NULL:
-            return False
-        memcpy(c.held, packet, n)
-        c.held_len = n
-        c.held_info[0] = info[0]
-        return True
-
-    cdef bint burst_spent(self, conn_t *c, size_t sent) noexcept nogil:
-        """RFC 9002 7.7 for congestion controls that pace nothing: the burst is over, wait for its share of the RTT."""
-        cdef quiche_path_stats p
-        cdef size_t i = 0
-        while quiche_conn_path_stats(c.quic, i, &p) == 0:
-            if p.active:
-                if p.rtt < BURST_MIN_RTT or p.cwnd == 0:
-                    return False
-                # A rate of 1.25 * cwnd / RTT, the RFC's own factor.
-                c.release_at = self.now + sent * p.rtt * 4 // (5 * p.cwnd)
-                return True
-            i += 1
-        return False
-
-    cdef bint runs_away(self, conn_t *c) noexcept nogil:
-        """A connection sends on and on though nothing happens to it: congestion control allows one window."""
-        cdef quiche_path_stats p
-        cdef size_t i = 0
-        cdef uint64_t allowed = RUNAWAY_BYTES
-        while quiche_conn_path_stats(c.quic, i, &p) == 0:
-            allowed += 2 * p.cwnd
-            i += 1
-        return c.unprompted > allowed
-
-    cdef int flush(self, conn_t *c) noexcept nogil:
-        """Encrypts and sends for one connection: trains of equal-sized packets, one GSO message each."""
-        cdef quiche_send_info first, info
-        cdef udp_socket *u = c.sock
-        cdef uint8_t *out
-        cdef size_t size, quantum, segment = 0, used = 0, total = 0, burst = self.settings.max_burst
-        cdef ssize_t written
-        cdef uint64_t at, ahead, first_at = 0
-        if c.release_at > self.now and not c.closing:
-            return FLUSH_DONE  # finish() keeps the deadline
-        if c.unprompted > RUNAWAY_BYTES and self.runs_away(c):
-            c.given_up = c.closing = True
-            self.n.runaways += 1
-            return FLUSH_DONE
-        c.release_at = 0
-        size = min(self.settings.max_packet, <size_t>UDP_MAX_PAYLOAD)
-        quantum = min(UDP_MAX_SEGMENTS * size, <size_t>UDP_MAX_PAYLOAD, self.settings.max_train)
-        out = udp.reserve(u)
-        if out == NULL:
-            return FLUSH_BLOCKED
-        while True:
-            if c.held_len:  # starts a train: it was too early, or did not fit into the one before
-                first = c.held_info[0]
-                u = self.socket_for(c, &first)
-                out = udp.reserve(u)
-                if out == NULL:
-                    return FLUSH_BLOCKED
-                memcpy(out, c.held, c.held_len)
-                used = segment = c.held_len
-                c.held_len = 0
-                first_at = send_time(&first)
-            if burst and total + used >= burst and not c.closing:
-                if self.burst_spent(c, total + used):
-                    if used:
-                        udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
-                    return FLUSH_DONE
-                burst = 0
-            if used and (used % segment or used + size > quantum or used >= UDP_MAX_SEGMENTS * segment):
-                # The train is full, or its last packet was short, which ends it.
-                udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
-                total += used
-                used = 0
-                if total >= TURN_BYTES:
-                    return FLUSH_MORE
-                out = udp.reserve(u)
-                if out == NULL:
-                    return FLUSH_BLOCKED
-            written = quiche_conn_send(c.quic, out + used, size, &info)
-            if written <= 0:
-                break
-            c.sent += 1
-            c.unprompted += written
-            at = send_time(&info)
-            ahead = TXTIME_HORIZON if u.txtime else PACING_GRANULARITY
-            if at > self.now + ahead and not c.closing:
-                self.now = monotonic()  # handlers may have taken longer than that
-                if at > self.now + ahead:
-                    if self.hold(c, out + used, written, &info):
-                        c.release_at = at
-                    break
-            if used == 0:
-                if self.socket_count > 1 and self.socket_for(c, &info) != u:
-                    self.hold(c, out, written, &info)
-                    continue
-                first = info
-                first_at = at
-                segment = written
-            elif (<size_t>written > segment or (u.txtime and at > first_at + PACING_GRANULARITY)
-                  or info.to_len != first.to_len
-                  or memcmp(&info.to, &first.to, first.to_len) != 0
-                  or memcmp(&info.from_, &first.from_, first.from_len) != 0):
-                # A larger packet (a probe), a later one or another path cannot ride in this train: it starts the next.
-                self.hold(c, out + used, written, &info)
-                udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
-                total += used
-                used = 0
-                if total >= TURN_BYTES:
-                    return FLUSH_MORE
-                out = udp.reserve(u)
-                if out == NULL:
-                    return FLUSH_BLOCKED
-                continue
-            used += written
-        if used:
-            udp.commit(u, used, segment, &first.from_, first.from_len, &first.to, first.to_len, first_at)
-        return FLUSH_DONE
-
     # Ending
 
     def refuse_new(self):
         """From now on no new connection is accepted."""
-        self.refusing = True
+        self.opening.refusing = True
 
     def close_all(self, code=0x100, reason=b""):
         """Closes every connection with an application error code. The next turn sends it."""
@@ -915,6 +566,7 @@ cdef class Endpoint:
     def counters(self):
         """Counters of this endpoint and its sockets since the start."""
         cdef UdpSocket sock
-        out = {**self.n, **self.answers.counters(), **self.admission.counters(),
-               "connections": len(self.connections), "cids": self.table.count}
+        out = {**self.n, **self.opening.n, **self.answers.counters(), **self.admission.counters(),
+               "runaways": self.send_pass.runaways, "connections": len(self.connections),
+               "cids": self.routes.table.count}
         return out, [sock.counters() for sock in self.sockets]

@@ -1,4 +1,4 @@
-# Socket addresses and clocks of the C library, as the core needs them. Declarations only.
+# Socket addresses and clocks of the C library, as the core needs them.
 
 from libc.stdint cimport uint16_t, uint64_t
 from posix.types cimport time_t
@@ -46,3 +46,14 @@ cdef extern from "time.h" nogil:
     cdef struct timespec:
         time_t tv_sec
         long tv_nsec
+
+    int clock_gettime(int clock, timespec *out)
+    enum:
+        CLOCK_MONOTONIC
+
+
+cdef inline uint64_t monotonic() noexcept nogil:
+    """Nanoseconds."""
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t>t.tv_sec * 1_000_000_000 + <uint64_t>t.tv_nsec

@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 from quiche_h3._core.http3 cimport Http3
-from quiche_h3._core.libc_net cimport ssize_t, timespec
+from quiche_h3._core.libc_net cimport monotonic, ssize_t
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.webtransport_sessions cimport SessionBase, bucket_take
 from quiche_h3._core.webtransport_streams cimport Carrier, StreamBase, StreamOwner, WebTransportCounters
@@ -18,22 +18,11 @@ from quiche_h3.capsules import encode_varint
 from quiche_h3.errors import H3ErrorCode
 from quiche_h3.webtransport_codes import to_wire
 
-cdef extern from "time.h" nogil:
-    int clock_gettime(int clock, timespec *out)
-    enum:
-        CLOCK_MONOTONIC
-
 cdef enum:
     MAX_EARLY_STREAMS = 16
     MAX_GONE = 64
 
 cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
-
-
-cdef uint64_t monotonic() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return <uint64_t>t.tv_sec * 1_000_000_000 + <uint64_t>t.tv_nsec
 
 
 cdef int collect_setting(uint64_t identifier, uint64_t value, void *argp) noexcept with gil:
