@@ -19,7 +19,9 @@ from ._core import quiche_log
 from ._core.connection import Connection
 from ._core.endpoint import Endpoint
 from ._core.fields import Http3Limits
-from ._core.http3 import Http3, Http3Counters, Stream
+from ._core.http3 import Http3
+from ._core.http3_state import Http3Counters
+from ._core.http3_stream import Stream
 from ._core.settings import EngineSettings
 from ._core.sockets import open_socket
 from ._core.webtransport import WebTransport

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable
 
     from ._core.fields import FieldSection
-    from ._core.http3 import Stream
+    from ._core.http3_stream import Stream
 
 QUEUE_BYTES: Final = 262_144
 """What a request's body may hold beside QUIC's own buffers before whoever writes it waits."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from ._core.fields import FieldSection
-    from ._core.http3 import Stream
+    from ._core.http3_stream import Stream
     from .handlers import Dispatcher
 
 log: Final = logging.getLogger("quiche_h3")

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from ._core.connection import Connection
-    from ._core.http3 import Stream
+    from ._core.http3_stream import Stream
 
 log: Final = logging.getLogger("quiche_h3")
 _REASONS: Final = {

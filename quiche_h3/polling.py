@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ._core.http3 import Stream
+from ._core.http3_stream import Stream
 from .body import Body
 from .config import ServerConfig
 from .errors import QuicheH3Error

@@ -12,7 +12,7 @@ from .priorities import Priority as Priority
 
 if TYPE_CHECKING:
     from ._core.connection import Connection
-    from ._core.http3 import Stream
+    from ._core.http3_stream import Stream
 
 Address = tuple[str, int]
 

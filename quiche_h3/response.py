@@ -24,7 +24,7 @@ from .files import FileResponse, plan_file
 from .headers import Pair, encode_header
 
 if TYPE_CHECKING:
-    from ._core.http3 import Stream
+    from ._core.http3_stream import Stream
     from .exchange import Exchange
     from .request import Request
 

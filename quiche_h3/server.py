@@ -20,7 +20,9 @@ from ._core.endpoint import Endpoint
 from ._core.fields import Http3Limits
 from ._core.guard import Guard, GuardLimits
 from ._core.hq import HQ_ALPN, Hq
-from ._core.http3 import Http3, Http3Counters, Stream
+from ._core.http3 import Http3
+from ._core.http3_state import Http3Counters
+from ._core.http3_stream import Stream
 from ._core.sockets import open_server_sockets
 from ._core.webtransport import WebTransport
 from ._core.webtransport_streams import WebTransportCounters

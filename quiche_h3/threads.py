@@ -19,7 +19,7 @@ from .headers import Pair
 from .response import Response
 
 if TYPE_CHECKING:
-    from ._core.http3 import Stream
+    from ._core.http3_stream import Stream
 
 READ_AHEAD = 262_144  # one change of threads brings so much of a body, if it is there
 

@@ -30,7 +30,7 @@ from .webtransport_streams import Waiters, WebTransportStream, until
 
 if TYPE_CHECKING:
     from ._core.fields import FieldSection
-    from ._core.http3 import Stream
+    from ._core.http3_stream import Stream
 
 log: Final = logging.getLogger("quiche_h3")
 

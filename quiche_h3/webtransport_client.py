@@ -30,7 +30,7 @@ from .webtransport_server import parse_strings
 
 if TYPE_CHECKING:
     from ._core.fields import FieldSection
-    from ._core.http3 import Stream
+    from ._core.http3_stream import Stream
 
 # What a server may say that it serves WebTransport by, from the first draft to the last.
 _ENABLE_WEBTRANSPORT: Final = 0x2B603742

@@ -29,7 +29,7 @@ from .webtransport import CloseInfo, WebTransportSession
 if TYPE_CHECKING:
     import asyncio
 
-    from ._core.http3 import Stream
+    from ._core.http3_stream import Stream
     from .handlers import Dispatcher
 
 log: Final = logging.getLogger("quiche_h3")

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint64_t
 from quiche_h3._core.connection cimport Watch
-from quiche_h3._core.http3 cimport Http3, Stream
+from quiche_h3._core.http3 cimport Http3
+from quiche_h3._core.http3_stream cimport Stream
 
 
 cdef class GuardLimits:

@@ -7,13 +7,14 @@ so routes, handlers and clients work over both: a request gets the fields it wou
 """
 
 import logging
-from collections import deque
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from quiche_h3._core.connection cimport Connection
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.libc_net cimport ssize_t
+from quiche_h3._core.streams cimport CANCELLED, EMPTY, SCRATCH, scratch
 
-from quiche_h3.errors import ConnectionClosed, DatagramNotEnabled, H3ErrorCode, InvalidState, StreamClosed, check_quic
+from quiche_h3.errors import ConnectionClosed, DatagramNotEnabled, H3ErrorCode, InvalidState, check_quic
 
 HQ_ALPN = ("hq-interop", *(f"hq-{draft}" for draft in (34, 33, 32, 31, 30, 29)))
 
@@ -23,13 +24,8 @@ cdef enum:
     MAX_LINE = 4096
     WRITABLE_PER_TURN = 4096
     READABLE_PER_TURN = 256
-    SCRATCH = 65536
     NO_ERROR = 0
-    CANCELLED = 0x10C
     ACKNOWLEDGED_WINDOW = 1000  # how many past requests a drain looks at
-
-cdef uint8_t scratch[SCRATCH]   # used between two calls, always with the GIL
-cdef uint8_t EMPTY[1]
 
 
 class HqFields:
@@ -53,17 +49,13 @@ class HqFields:
         return []
 
 
-cdef class Hq(Protocol):
+cdef class Hq(RequestProtocol):
     """HTTP/0.9 on one connection, with the interface of `Http3`."""
 
     def __init__(self, Connection connection not None, app, *, server):
-        self.connection = connection
         self.app = app
         self.server = server
-        self.streams = {}
-        self.waiting = deque()
         self.finishing = []
-        self.unacknowledged = []
 
     cdef bint service(self) except -1:
         cdef int64_t stream_id
@@ -91,7 +83,7 @@ cdef class Hq(Protocol):
                 else:
                     stream.pump(True)
             except Exception as error:
-                self.failed(stream, error)
+                self.give_up(stream, error)
         while left > 0:
             stream_id = quiche_conn_stream_readable_next(self.connection.c.quic)
             if stream_id < 0:
@@ -106,7 +98,7 @@ cdef class Hq(Protocol):
                     if stream.handler is not None:
                         stream.handler.on_finished()
                 except Exception as error:
-                    self.failed(stream, error)
+                    self.give_up(stream, error)
             stream.settle()
         while self.waiting and self.open(self.waiting[0]):
             self.waiting.popleft()
@@ -135,12 +127,13 @@ cdef class Hq(Protocol):
             if stream.fin_read and not stream.ahead:
                 self.finishing.append(stream)
         except Exception as error:
-            self.failed(stream, error)
+            self.give_up(stream, error)
         return 0
 
     cdef HqStream accept(self, uint64_t stream_id):
         cdef HqStream stream = HqStream.__new__(HqStream)
         stream.http3 = self
+        stream.connection = self.connection
         stream.id = stream_id
         stream.ahead = b""
         stream.sending = True
@@ -152,40 +145,10 @@ cdef class Hq(Protocol):
             stream.reset(<uint64_t>H3ErrorCode.H3_REQUEST_REJECTED)
         return stream
 
-    cdef int failed(self, HqStream stream, object error) except -1:
-        """A handler raised where nobody can catch it: its stream is given up, nothing else."""
-        cdef uint64_t code = <uint64_t>H3ErrorCode.H3_INTERNAL_ERROR
-        log.error("connection %d: the handler of stream %d failed", self.connection.id, stream.id, exc_info=error)
-        handler, stream.handler = stream.handler, None
-        told = not stream.receiving and not stream.sending
-        stream.reset(code)
-        if handler is not None and not told:
-            try:
-                handler.on_reset(code)
-            except Exception:
-                log.exception("connection %d: on_reset() of stream %d failed", self.connection.id, stream.id)
-        return 0
-
     cdef int closed(self) except -1:
-        cdef HqStream stream
-        error = self.connection.close_reason
-        if error is None:
-            error = ConnectionClosed(False, 0, b"", False)
         self.over = True
-        streams = [*self.streams.values(), *self.waiting]
-        self.streams.clear()
-        self.waiting.clear()
         self.finishing.clear()
-        for stream in streams:
-            stream.receiving = stream.sending = False
-            stream.queue = None
-            handler, stream.handler = stream.handler, None
-            if handler is not None:
-                try:
-                    handler.on_closed(error)
-                except Exception:
-                    log.exception("connection %d: on_closed() of a stream failed", self.connection.id)
-        return 0
+        return self.end(self.connection.close_reason or ConnectionClosed(False, 0, b"", False))
 
     # Client
 
@@ -204,13 +167,13 @@ cdef class Hq(Protocol):
         if any(byte <= 32 or byte == 127 for byte in path):
             raise InvalidState("a path must not hold blanks or control characters")
         stream.http3 = self
+        stream.connection = self.connection
         stream.id = <uint64_t>-1
         stream.handler = handler
         stream.receiving = stream.sending = stream.head_sent = stream.fin_queued = True
         stream.ahead = b""
         line = b"GET " + path + b"\r\n"
-        stream.queue = deque((line,))
-        stream.pending = len(line)
+        stream.queue_rest(line, 0)
         if self.waiting or not self.open(stream):
             self.waiting.append(stream)
         self.connection.touch()
@@ -232,50 +195,18 @@ cdef class Hq(Protocol):
 
     def goaway(self):
         """Takes no further request. HTTP/0.9 has no word for it: what comes is reset."""
-        cdef int64_t stream_id
         if self.over or self.refusing:
             return
         self.refusing = True
-        for stream_id in range(max(0, <int64_t>self.next_stream - 4 * ACKNOWLEDGED_WINDOW),
-                               <int64_t>self.next_stream, 4):
-            if stream_id not in self.streams:
-                self.unacknowledged.append(stream_id)
-
-    @property
-    def drained(self):
-        """After `goaway()`: no request is in flight any more, and the peer has acknowledged every answer."""
-        if self.over:
-            return True
-        if self.streams:
-            return False
-        while self.unacknowledged:
-            # quiche forgets a stream when the acknowledgement of its end has come.
-            if quiche_conn_stream_capacity(self.connection.c.quic, self.unacknowledged[-1]) >= 0:
-                return False
-            self.unacknowledged.pop()
-        return True
+        self.wait_for_acknowledgements(
+            <int64_t>self.next_stream - 4 * ACKNOWLEDGED_WINDOW, <int64_t>self.next_stream)
 
 
-cdef class HqStream:
+cdef class HqStream(RequestStream):
     """One request and its answer. The sending half is a queue, the receiving one is read by whoever handles it."""
 
-    def __init__(self):
-        raise TypeError("streams are made by Hq")
-
-    @property
-    def connection(self):
-        return self.http3.connection
-
-    @property
-    def connection_closed(self):
-        return self.http3.over
-
-    def check_open(self):
-        """Raises what stands in the way of sending."""
-        if self.http3.over:
-            raise self.http3.connection.close_reason or ConnectionClosed(False, 0, b"", False)
-        if not self.sending or self.fin_queued:
-            raise StreamClosed("the stream's sending half is closed")
+    cdef RequestProtocol protocol(self):
+        return self.http3
 
     @property
     def malformed(self):
@@ -310,7 +241,7 @@ cdef class HqStream:
         cdef ssize_t got
         if self.fin_read:
             return b""
-        got = quiche_conn_stream_recv(self.http3.connection.c.quic, self.id, scratch, min(n, SCRATCH), &fin, &code)
+        got = quiche_conn_stream_recv(self.connection.c.quic, self.id, scratch, min(n, SCRATCH), &fin, &code)
         if got == QUICHE_ERR_STREAM_RESET:
             self.was_reset(code)
             return b""
@@ -340,7 +271,7 @@ cdef class HqStream:
     cdef int begin(self, bytes line, bytes rest) except -1:
         method, _, path = line.rstrip(b"\r").partition(b" ")
         self.ahead = b""
-        self.fields = HqFields(method, path, self.http3.connection.server_name.encode())
+        self.fields = HqFields(method, path, self.connection.server_name.encode())
         if rest:
             self.stop_reading(NO_ERROR)
         if method == b"GET" and path[:1] == b"/" and len(line) <= MAX_LINE and all(32 < byte != 127 for byte in path):
@@ -353,7 +284,7 @@ cdef class HqStream:
         """Nothing that may still come is wanted."""
         if not self.fin_read:
             self.fin_read = True
-            quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_READ, code)
+            quiche_conn_stream_shutdown(self.connection.c.quic, self.id, QUICHE_SHUTDOWN_READ, code)
         return 0
 
     def recv(self, Py_ssize_t n=SCRATCH):
@@ -368,7 +299,7 @@ cdef class HqStream:
         self.bytes_received += len(data)
         if self.fin_read and not self.ahead:
             self.http3.finishing.append(self)
-        self.http3.connection.touch()  # flow control credit goes out, and the end is told
+        self.connection.touch()  # flow control credit goes out, and the end is told
         return data
 
     def stop_receiving(self, uint64_t code=0):
@@ -379,7 +310,7 @@ cdef class HqStream:
             self.receiving = False
             self.ahead = b""
             self.stop_reading(code)
-            self.http3.connection.touch()
+            self.connection.touch()
             self.settle()
 
     # Sending
@@ -400,32 +331,29 @@ cdef class HqStream:
         self.check_open()
         if self.refusal or not size:
             return size
-        n = 0 if self.pending else max(0, self.send(&data[0], size, False))
+        n = 0 if self.pending else max(0, self.send_body(&data[0], size, False))
         self.blocked = self.sending and n < size
-        self.http3.connection.touch()
+        self.connection.touch()
         return n
 
     def enqueue(self, bytes data, bint fin=False):
         """Sends `data` now as far as it goes; keeps the rest and sends that when credit comes."""
         self.check_open()
         if not self.refusal and data:
-            if self.queue is None:
-                self.queue = deque()
-            self.queue.append(data)
-            self.pending += len(data)
+            self.queue_rest(data, 0)
         self.fin_queued = fin
         self.pump(False)
-        self.http3.connection.touch()
+        self.connection.touch()
 
     def finish(self, list trailers=None):
         """Ends the sending half after what is queued. Trailers are not sent: HTTP/0.9 has none."""
         self.enqueue(b"", True)
 
-    cdef Py_ssize_t send(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2:
+    cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2:
         """Bytes taken; -1 when nothing can be taken now, or any more."""
         cdef uint64_t code = 0
         cdef ssize_t rc = quiche_conn_stream_send(
-            self.http3.connection.c.quic, self.id, data if n else EMPTY, n, fin, &code)
+            self.connection.c.quic, self.id, data if n else EMPTY, n, fin, &code)
         if rc == QUICHE_ERR_DONE:
             return -1
         if rc == QUICHE_ERR_STREAM_STOPPED or rc == QUICHE_ERR_INVALID_STREAM_STATE:
@@ -440,30 +368,15 @@ cdef class HqStream:
 
     cdef int pump(self, bint tell) except -1:
         """Sends what waits: the queue, then the FIN."""
-        cdef bytes data
-        cdef Py_ssize_t n, size
         cdef bint had = self.pending > 0 or self.blocked
-        while self.pending and self.sending:
-            data = self.queue[0]
-            size = PyBytes_GET_SIZE(data) - self.offset
-            n = self.send(<const uint8_t *>PyBytes_AS_STRING(data) + self.offset, size,
-                          self.fin_queued and self.pending == size)
-            if n < 0 or not self.sending:
-                return 0
-            self.pending -= n
-            self.offset += n
-            if n < size:
-                return 0
-            self.queue.popleft()
-            self.offset = 0
-        if not self.sending:
+        if not self.send_queue():
             return 0
         if self.fin_queued:
             if self.refusal:
                 self.drop_sending(self.refusal)
                 self.tell_sent()
             else:
-                self.send(EMPTY, 0, True)
+                self.send_body(EMPTY, 0, True)
         elif had:
             self.blocked = False
             if tell and self.handler is not None:
@@ -472,8 +385,7 @@ cdef class HqStream:
 
     cdef int sent_fin(self) except -1:
         self.sending = False
-        self.pending = 0
-        self.queue = None
+        self.empty_queue()
         if self.http3.refusing:
             self.http3.unacknowledged.append(self.id)
         return self.tell_sent()
@@ -486,12 +398,11 @@ cdef class HqStream:
 
     cdef int drop_sending(self, uint64_t code) except -1:
         """What is queued goes, and our half is reset."""
-        self.queue = None
-        self.pending = 0
+        self.empty_queue()
         self.blocked = False
         if self.sending:
             self.sending = False
-            quiche_conn_stream_shutdown(self.http3.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE, code)
+            quiche_conn_stream_shutdown(self.connection.c.quic, self.id, QUICHE_SHUTDOWN_WRITE, code)
         return 0
 
     cdef int was_reset(self, uint64_t code) except -1:
@@ -518,14 +429,13 @@ cdef class HqStream:
         """Gives the stream up in both directions (RESET_STREAM and STOP_SENDING with `code`)."""
         if self.http3.over or self.id == <uint64_t>-1:
             self.sending = self.receiving = False
-            self.queue = None
-            self.pending = 0
+            self.empty_queue()
             return
         self.receiving = False
         self.ahead = b""
         self.stop_reading(code)
         self.drop_sending(code)
-        self.http3.connection.touch()
+        self.connection.touch()
         self.settle()
 
     def reset_after_turn(self, uint64_t code):

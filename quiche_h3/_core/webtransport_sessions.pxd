@@ -1,5 +1,5 @@
 from libc.stdint cimport uint64_t
-from quiche_h3._core.http3 cimport Stream
+from quiche_h3._core.http3_stream cimport Stream
 from quiche_h3._core.webtransport_streams cimport StreamOwner
 
 cdef extern from "bucket.h" nogil:

@@ -19,7 +19,7 @@ session._ensure_open()                  it is not open and is to be used: accept
 from collections import deque
 
 from quiche_h3._core.flow_control cimport SessionFlow
-from quiche_h3._core.http3 cimport Stream
+from quiche_h3._core.http3_stream cimport Stream
 from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.libquiche cimport quiche_conn_dgram_max_writable_len
 from quiche_h3._core.webtransport_streams cimport Carrier, StreamBase

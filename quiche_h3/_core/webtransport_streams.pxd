@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 from quiche_h3._core.flow_control cimport SessionFlow
-from quiche_h3._core.http3 cimport Claims, Http3
+from quiche_h3._core.http3 cimport Http3
+from quiche_h3._core.http3_state cimport Claims
 from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.libquiche cimport quiche_conn
 

@@ -14,7 +14,7 @@ from collections import deque
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memset
 from quiche_h3._core.flow_control cimport SessionFlow
-from quiche_h3._core.http3 cimport Claims
+from quiche_h3._core.http3_state cimport Claims
 from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.libquiche cimport *
 

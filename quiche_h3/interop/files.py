@@ -14,7 +14,8 @@ from .._core.connection import Connection
 from .._core.endpoint import Endpoint
 from .._core.fields import FieldSection, Http3Limits
 from .._core.hq import HQ_ALPN, Hq, HqFields
-from .._core.http3 import Http3, Http3Counters
+from .._core.http3 import Http3
+from .._core.http3_state import Http3Counters
 from .._core.settings import EngineSettings
 from .._core.sockets import open_socket
 from ..config import ClientConfig, EventBackend, ServerConfig

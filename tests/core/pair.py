@@ -17,7 +17,9 @@ from typing import Any
 from quiche_h3._core.connection import Connection
 from quiche_h3._core.endpoint import Endpoint
 from quiche_h3._core.fields import FieldSection, Http3Limits
-from quiche_h3._core.http3 import Http3, Http3Counters, Stream
+from quiche_h3._core.http3 import Http3
+from quiche_h3._core.http3_state import Http3Counters
+from quiche_h3._core.http3_stream import Stream
 from quiche_h3._core.settings import EngineSettings
 from quiche_h3._core.udp import UdpSocket
 from quiche_h3.config import ClientConfig, ServerConfig

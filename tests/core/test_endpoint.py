@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from quiche_h3._core.endpoint import Endpoint
-from quiche_h3._core.http3 import Stream
+from quiche_h3._core.http3_stream import Stream
 from quiche_h3._core.settings import EngineSettings
 from quiche_h3._core.udp import UdpSocket
 from quiche_h3.config import ClientConfig

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from quiche_h3._core.fields import Http3Limits
-from quiche_h3._core.http3 import Http3, Http3Counters, Stream
+from quiche_h3._core.http3 import Http3
+from quiche_h3._core.http3_state import Http3Counters
+from quiche_h3._core.http3_stream import Stream
 from quiche_h3.errors import (
     ConnectionClosed,
     DatagramNotEnabled,

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from quiche_h3._core.http3 import Stream
+from quiche_h3._core.http3_stream import Stream
 
 from .pair import OK, Pair, get
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from quiche_h3._core.http3 import Stream
+from quiche_h3._core.http3_stream import Stream
 
 from .pair import Pair
 

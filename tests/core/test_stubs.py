@@ -18,7 +18,7 @@ ALLOWED = r"""
 .*\.__(reduce|setstate)_cython__
 .*\.__test__
 .*\.__pyx_capi__
-quiche_h3\._core\.(fields\.Http3Limits|hq\.HqStream|http3\.Stream)\.__init__
+quiche_h3\._core\.(fields\.Http3Limits|streams\.RequestStream|hq\.HqStream|http3_stream\.Stream)\.__init__
 """
 
 

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from quiche_h3._core.endpoint import Endpoint
-from quiche_h3._core.http3 import Stream
+from quiche_h3._core.http3_stream import Stream
 from quiche_h3._core.settings import EngineSettings
 from quiche_h3._core.sockets import open_server_sockets, open_socket
 from quiche_h3._core.udp import UdpSocket
