@@ -93,5 +93,6 @@ cdef class Connection:
     cdef object _close_reason
     cdef quiche_conn *quic(self) except? NULL
     cdef int release(self) except -1
+    cdef object ending(self)
     cdef socklen_t local_len(self)
     cdef void touch(self)

@@ -74,6 +74,10 @@ cdef class Connection:
         self._endpoint = None
         return 0
 
+    cdef object ending(self):
+        """ConnectionClosed for a connection that is gone, also where nobody said why."""
+        return self.close_reason or ConnectionClosed(False, 0, b"", False)
+
     cdef socklen_t local_len(self):
         return sockaddr_len(&self.c.local)
 
@@ -172,7 +176,7 @@ cdef class Connection:
         cdef socklen_t n = to_sockaddr(local[0], local[1], &address)
         cdef uint64_t seq
         if self.quic() == NULL:
-            raise self.close_reason or ConnectionClosed(False, 0, b"", False)
+            raise self.ending()
         check_quic(quiche_conn_probe_path(
             self.c.quic, <sockaddr *>&address, n, <sockaddr *>&self.c.peer, sockaddr_len(&self.c.peer), &seq))
         self.touch()
@@ -190,7 +194,7 @@ cdef class Connection:
         cdef socklen_t n = to_sockaddr(local[0], local[1], &address)
         cdef uint64_t seq
         if self.quic() == NULL:
-            raise self.close_reason or ConnectionClosed(False, 0, b"", False)
+            raise self.ending()
         check_quic(quiche_conn_migrate_source(self.c.quic, <sockaddr *>&address, n, &seq))
         self.c.local = address
         self.touch()

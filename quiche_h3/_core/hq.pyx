@@ -14,7 +14,7 @@ from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.streams cimport CANCELLED, EMPTY, SCRATCH, scratch
 
-from quiche_h3.errors import ConnectionClosed, DatagramNotEnabled, H3ErrorCode, InvalidState, check_quic
+from quiche_h3.errors import DatagramNotEnabled, H3ErrorCode, InvalidState, check_quic
 
 HQ_ALPN = ("hq-interop", *(f"hq-{draft}" for draft in (34, 33, 32, 31, 30, 29)))
 
@@ -148,7 +148,7 @@ cdef class Hq(RequestProtocol):
     cdef int closed(self) except -1:
         self.over = True
         self.finishing.clear()
-        return self.end(self.connection.close_reason or ConnectionClosed(False, 0, b"", False))
+        return self.end(self.connection.ending())
 
     # Client
 
@@ -159,7 +159,7 @@ cdef class Hq(RequestProtocol):
         """
         cdef HqStream stream = HqStream.__new__(HqStream)
         if self.over:
-            raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+            raise self.connection.ending()
         fields = dict(pairs)
         path = fields.get(b":path", b"/")
         if fields.get(b":method") != b"GET" or not fin:

@@ -13,6 +13,7 @@ cdef class Http3(Http3State):
     cdef public bint keeps_early        # datagrams wait for their request; else they are raw ones
     cdef object early_datagrams         # deque of (stream id, datagram), the newest ones
     cdef int write(self) except -1
+    cdef Stream new_stream(self, uint64_t stream_id)
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1
     cdef int on_request(self, uint64_t stream_id, FieldSection fields, int result, bint more) except -1
     cdef int on_event(self, uint64_t stream_id, quiche_h3_event *event) except -1

@@ -36,7 +36,7 @@ from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.stateless cimport bucket_take
 from quiche_h3._core.streams cimport CANCELLED, EMPTY, scratch
 
-from quiche_h3.errors import ConnectionClosed, H3ErrorCode, QuicheH3Error
+from quiche_h3.errors import H3ErrorCode, QuicheH3Error
 
 log = logging.getLogger("quiche_h3")
 
@@ -158,7 +158,7 @@ cdef class Http3(Http3State):
         return 0
 
     cdef int closed(self) except -1:
-        error = self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+        error = self.connection.ending()
         quiche_h3_conn_free(self.h3)
         self.h3 = NULL
         self.over = True
@@ -166,6 +166,15 @@ cdef class Http3(Http3State):
         if claims is not None:
             (<Claims>claims).closed()
         return self.end(error)
+
+    cdef Stream new_stream(self, uint64_t stream_id):
+        cdef Stream stream = Stream.__new__(Stream)
+        stream.http3 = self
+        stream.connection = self.connection
+        stream.id = stream_id
+        stream.receiving = stream.sending = True
+        stream.announced = -1
+        return stream
 
     # Events
 
@@ -297,13 +306,8 @@ cdef class Http3(Http3State):
         return 0
 
     cdef int on_request(self, uint64_t stream_id, FieldSection fields, int result, bint more) except -1:
-        cdef Stream stream = Stream.__new__(Stream)
-        stream.http3 = self
-        stream.connection = self.connection
-        stream.id = stream_id
+        cdef Stream stream = self.new_stream(stream_id)
         stream.receiving = more
-        stream.sending = True
-        stream.announced = -1
         stream.early_data = not self.connection.c.established
         stream.fields = fields
         stream.urgency = DEFAULT_URGENCY
@@ -336,15 +340,11 @@ cdef class Http3(Http3State):
 
     def open_request(self, list pairs, bint fin, handler):
         """Sends a request, now or when the peer grants a stream. Returns its Stream."""
-        cdef Stream stream = Stream.__new__(Stream)
+        cdef Stream stream
         if self.h3 == NULL:
-            raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
-        stream.http3 = self
-        stream.connection = self.connection
-        stream.id = <uint64_t>-1
-        stream.announced = -1
+            raise self.connection.ending()
+        stream = self.new_stream(<uint64_t>-1)
         stream.handler = handler
-        stream.receiving = stream.sending = True
         stream.head = (pairs, fin)
         if self.waiting or stream.send_head(pairs, fin):
             self.waiting.append(stream)
@@ -465,13 +465,10 @@ cdef class Http3(Http3State):
 
     def refuse_incomplete(self, uint64_t stream_id):
         """A request whose field section is not complete gets 408 where there is room for it, and ends."""
-        cdef Stream stream = Stream.__new__(Stream)
+        cdef Stream stream
         if self.h3 == NULL:
             return
-        stream.http3 = self
-        stream.connection = self.connection
-        stream.id = stream_id
-        stream.receiving = stream.sending = True
+        stream = self.new_stream(stream_id)
         try:
             stream.send_head([(b":status", b"408"), (b"content-length", b"0")], True)
         except QuicheH3Error:

@@ -7,7 +7,7 @@ from quiche_h3._core.stateless cimport bucket_init, bucket_take
 from quiche_h3._core.streams cimport EMPTY
 
 from quiche_h3.errors import (
-    ConnectionClosed, DatagramNotEnabled, DatagramTooLarge, QuicheH3Error, WouldBlock, check_quic,
+    DatagramNotEnabled, DatagramTooLarge, QuicheH3Error, WouldBlock, check_quic,
 )
 
 
@@ -73,7 +73,7 @@ cdef class Http3State(RequestProtocol):
         """Queues a QUIC DATAGRAM (RFC 9221). Raises a DatagramError when it cannot be taken."""
         cdef ssize_t rc, limit
         if self.h3 == NULL:
-            raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+            raise self.connection.ending()
         if not self.announced_datagrams:
             raise DatagramNotEnabled("datagrams are disabled: enable_dgram is False")
         limit = quiche_conn_dgram_max_writable_len(self.connection.quic())

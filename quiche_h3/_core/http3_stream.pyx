@@ -11,7 +11,7 @@ from quiche_h3._core.streams cimport CANCELLED, EMPTY, SCRATCH, RequestProtocol,
 
 from quiche_h3.capsules import encode_capsule, encode_varint
 from quiche_h3.errors import (
-    ConnectionClosed, DatagramNotEnabled, DatagramTooLarge, InvalidState, WouldBlock, check_h3,
+    DatagramNotEnabled, DatagramTooLarge, InvalidState, WouldBlock, check_h3,
 )
 from quiche_h3.priorities import Priority
 
@@ -90,7 +90,7 @@ cdef class Stream(RequestStream):
         if not 0 <= urgency <= 7:
             raise ValueError(f"urgency: {urgency} is not 0 to 7")
         if self.http3.h3 == NULL:
-            raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+            raise self.connection.ending()
         if self.http3.server or self.id == <uint64_t>-1:
             raise InvalidState("a client asks for a priority, once its request was sent")
         priority.urgency = urgency

@@ -9,7 +9,7 @@ from collections import deque
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from quiche_h3._core.libquiche cimport *
 
-from quiche_h3.errors import ConnectionClosed, H3ErrorCode, StreamClosed
+from quiche_h3.errors import H3ErrorCode, StreamClosed
 
 log = logging.getLogger("quiche_h3")
 
@@ -95,7 +95,7 @@ cdef class RequestStream:
     cpdef check_open(self):
         """Raises what stands in the way of sending."""
         if self.protocol().over:
-            raise self.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+            raise self.connection.ending()
         if not self.sending or self.fin_queued or self.trailers is not None:
             raise StreamClosed("the stream's sending half is closed")
 
