@@ -5,7 +5,8 @@ from typing import Any
 from typing_extensions import disjoint_base
 
 from .connection import Watch
-from .http3 import Http3, Stream
+from .http3 import Http3
+from .http3_stream import Stream
 
 @disjoint_base
 class GuardLimits:

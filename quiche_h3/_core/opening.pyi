@@ -8,7 +8,9 @@ from .stateless import StatelessAnswers
 
 @disjoint_base
 class Opening:
-    def __init__(self, settings: EngineSettings, answers: StatelessAnswers, routes: Routes, *, server: bool) -> None: ...
+    def __init__(
+        self, settings: EngineSettings, answers: StatelessAnswers, routes: Routes, *, server: bool
+    ) -> None: ...
     @property
     def answers(self) -> StatelessAnswers: ...
     @property

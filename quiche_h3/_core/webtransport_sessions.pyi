@@ -5,7 +5,7 @@ from typing import Any
 
 from typing_extensions import Buffer, disjoint_base
 
-from .http3 import Stream
+from .http3_stream import Stream
 from .webtransport_streams import Carrier, StreamOwner
 
 INITIAL_MAX: tuple[int, int, int]

@@ -5,7 +5,8 @@ from typing import Any
 from typing_extensions import disjoint_base
 
 from .flow_control import SessionFlow
-from .http3 import Claims, Http3
+from .http3 import Http3
+from .http3_state import Claims
 
 @disjoint_base
 class WebTransportCounters:
