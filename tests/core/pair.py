@@ -396,3 +396,32 @@ def initial(
     left = max(0, size - len(head) - 2)
     head += (0x4000 | left).to_bytes(2, "big")
     return (head + (bytes(left) if rest is None else bytes(rest)))[:size]
+
+
+def echo(pair: Pair) -> None:
+    """The server answers with the request's body, and its trailers, as they come."""
+
+    def begin(stream: Stream) -> None:
+        handler = pair.server_app.listen(stream)
+        stream.send_headers(OK)
+
+        def pass_on() -> None:
+            if handler.body:
+                stream.enqueue(bytes(handler.body))
+                handler.body.clear()
+
+        handler.on["readable"] = pass_on
+        handler.on["finished"] = lambda: stream.finish(handler.trailers)
+        if not stream.receiving:
+            stream.finish()
+
+    pair.server_app.on_request = begin
+
+
+def listen(pair: Pair, *, read: bool = True) -> None:
+    """The server takes requests and answers nothing."""
+    pair.server_app.on_request = lambda stream: pair.server_app.listen(stream, read=read)
+
+
+def boom(*_: object) -> None:
+    raise ZeroDivisionError("from a callback")
