@@ -14,7 +14,7 @@ from .client_exchange import ClientExchange, HeaderItems, Prepared, content_of, 
 from .client_link import ConnectionInfo, closed_by_us
 from .client_verbs import Verbs, may_send_again, next_request
 from .config import ClientConfig
-from .errors import H3ErrorCode
+from .errors import H3ErrorCode, InvalidState
 from .pool import Pool
 from .request import Priority
 from .tickets import TicketStore
@@ -69,15 +69,19 @@ class _AsyncSender(Verbs[Coroutine[Any, Any, AsyncClientResponse]]):
         self._keep_alive_s = keep_alive_s
         self._tickets = tickets
         self._core: ClientEngine | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Future[None] | None = None
 
     def _engine(self) -> ClientEngine:
-        """The engine, made in the loop where it is first needed."""
+        """The engine, made in the loop where it is first needed. Raises InvalidState in any other."""
         if self._closing is not None:
             raise closed_by_us()
         if self._core is None:
+            self._loop = asyncio.get_running_loop()
             self._core = ClientEngine(self._config, AsyncioDriver, self._tickets, self._keep_alive_s)
             self._core.driver.start()
+        elif self._loop is not asyncio.get_running_loop():
+            raise InvalidState("the client belongs to the event loop of its first request: make one for each")
         return self._core
 
     async def request(self, method: str, url: str, **options: Unpack[RequestOptions]) -> AsyncClientResponse:
@@ -133,7 +137,10 @@ class _AsyncSender(Verbs[Coroutine[Any, Any, AsyncClientResponse]]):
         """Closes all connections with H3_NO_ERROR; what is still under way fails with ConnectionClosed."""
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
-            if self._core is not None:
+            if self._core is not None and self._loop is not self._closing.get_loop():
+                self._told()
+                self._core.release()  # the loop that could tell the servers has ended
+            elif self._core is not None:
                 self._core.shutdown(self._told)
                 await self._closing
                 self._core.release()
@@ -267,6 +274,7 @@ class AsyncClientConnection(_AsyncSender):
             raise ValueError(
                 f"this client is connected to {self.origin.authority}, not to {prepared.origin.authority}"
             )
+        self._engine()
         exchange = ClientExchange(prepared.method == "HEAD")
         self._link.open(exchange, prepared)
         limits = timeouts_of(timeout, self._timeouts)

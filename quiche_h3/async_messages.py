@@ -189,6 +189,8 @@ class AsyncClientRequest:
             stream = self._stream
             try:
                 fields = await stream.head(timeouts_of(timeout, stream.timeouts))
+            except TimedOut:
+                raise
             except StreamingError:
                 if not await self._send_again():
                     raise

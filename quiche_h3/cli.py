@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from . import __version__
-from .cli_progress import show_error
+from .cli_errors import NOT_WRITTEN, USAGE, Failed, show_error
 from .config import ServerConfig
 from .errors import ConfigError, QuicheH3Error
 from .logs import setup_logging
@@ -140,13 +140,23 @@ def check_config(**options: Any) -> None:
 @cli.command(short_help="Get URLs.")
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
 @click.option("-X", "--request", "method", metavar="METHOD", help="The method, in place of GET, POST or PUT.")
-@click.option("-H", "--header", "headers", metavar="'NAME: VALUE'", multiple=True, help="Send a field.")
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    metavar="'NAME: VALUE'",
+    multiple=True,
+    help="Send a field; 'NAME;' sends an empty one, 'NAME:' leaves out one of ours.",
+)
 @click.option(
     "-d",
     "--data",
     metavar="DATA",
     multiple=True,
-    help="POST this body; @FILE or @- sends a file or stdin as it is. Several are joined by &.",
+    help="POST this body; @FILE or @- sends a file or stdin without its line ends. Several are joined by &.",
+)
+@click.option(
+    "--data-binary", "binary", metavar="DATA", multiple=True, help="As -d, with a file sent as it is."
 )
 @click.option(
     "-T",
@@ -164,7 +174,7 @@ def check_config(**options: Any) -> None:
     help="Write the body there; once for each URL.",
 )
 @click.option("-O", "--remote-name", is_flag=True, help="Write the body to a file named as in the URL.")
-@click.option("-I", "--head", is_flag=True, help="Send HEAD, and print status and fields.")
+@click.option("-I", "--head", is_flag=True, help="Send HEAD, and write status and fields.")
 @click.option("-L", "--location", is_flag=True, help="Follow redirects.")
 @click.option("-v", "--verbose", is_flag=True, help="Show handshake, fields and timing on stderr.")
 @click.option("--timing", is_flag=True, help="Show how long each phase took, on stderr.")
@@ -192,7 +202,9 @@ def check_config(**options: Any) -> None:
 def get(**options: Any) -> None:
     """Get URLs over HTTP/3 and write the bodies to stdout.
 
-    Options are named as curl's. On a terminal, a progress bar shows how large bodies come along.
+    Options are named as curl's, and so are exit codes: 6 no such host, 7 no connection, 22 --fail,
+    23 not written, 26 not read, 28 too late, 47 redirects, 56 broken off, 60 certificate; 2 any other.
+    On a terminal, a progress bar shows how large bodies come along. Proxies are not used.
 
     \b
     Examples:
@@ -208,27 +220,35 @@ def get(**options: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and exits: 0, or 2 after one line on stderr that says what was wrong."""
+    """Runs a command and exits: 0, or after one line on stderr that says what was wrong; see cli_errors."""
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
         cli.main(args=given or ["--help"], prog_name="quiche-h3", standalone_mode=False)
         sys.stdout.flush()
+    except Failed as exc:
+        if exc.code == NOT_WRITTEN:
+            _drop_stdout()
+        _fail(exc.format_message(), exc.code)
     except click.ClickException as exc:
         _fail(exc.format_message())
     except click.Abort:
         sys.exit(130)
-    except BrokenPipeError:
-        # Who read our output is gone. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who read our output is gone
+        _drop_stdout()
         sys.exit(0)
     except (QuicheH3Error, OSError) as exc:
         _fail(show_error(exc))
     sys.exit(0)
 
 
-def _fail(message: str) -> NoReturn:
+def _drop_stdout() -> None:
+    """What could not be written is given up: Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, code: int = USAGE) -> NoReturn:
     click.echo(f"quiche-h3: {' '.join(message.split())}", err=True)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _gather(options: dict[str, Any], base: ServerConfig) -> ServerConfig:

@@ -19,13 +19,15 @@ from cryptography import x509
 
 from . import __version__
 from ._options import MIB
-from .cli_progress import Progress, show_error, show_seconds, show_size
+from .cli_errors import NOT_READ, NOT_WRITTEN, Failed, exit_code, show_error
+from .cli_progress import Progress, show_seconds, show_size
 from .client import Client
+from .client_exchange import size_of
 from .client_link import ConnectionInfo
 from .client_messages import ClientRequest, ClientResponse
 from .client_verbs import RequestOptions, next_request
 from .config import ClientConfig
-from .errors import QuicheH3Error
+from .errors import QuicheH3Error, StatusError
 from .headers import Pair, encode_header
 
 _LARGE: Final = 1 * MIB
@@ -41,6 +43,7 @@ class Options:
     method: str | None
     headers: tuple[str, ...]
     data: tuple[str, ...]
+    binary: tuple[str, ...]
     upload: str | None
     outputs: tuple[str, ...]
     remote_name: bool
@@ -62,7 +65,7 @@ class Options:
 
 
 def fetch(options: Options) -> None:
-    """Does what the command line says. Raises ClickException, QuicheH3Error or OSError."""
+    """Does what the command line says. Raises ClickException or OSError."""
     try:
         body = _body(options)
         plan = [(url, _target(options, url, place)) for place, url in enumerate(options.urls)]
@@ -73,9 +76,9 @@ def fetch(options: Options) -> None:
             timeout=options.timeout,
         ) as client:
             Getter(client, options, body).run(plan)
+    except QuicheH3Error as exc:
+        raise Failed(str(exc), exit_code(exc)) from exc
     except ValueError as exc:
-        if isinstance(exc, QuicheH3Error):
-            raise
         raise click.UsageError(str(exc)) from exc
 
 
@@ -102,18 +105,37 @@ def _ticket_file() -> Path:
 
 
 def _body(options: Options) -> bytes | None:
-    """The body that -d makes: its values joined by &, @FILE for the content of one, @- for stdin."""
-    if options.data and options.upload is not None:
-        raise click.UsageError("give either -d or -T, not both")
-    if not options.data:
+    """The body that -d or --data-binary makes: its values joined by &, @FILE for what is in one, @- for stdin."""
+    bodies = [name for name, given in (("-d", options.data), ("--data-binary", options.binary)) if given]
+    bodies += ["-T"] if options.upload is not None else []
+    if len(bodies) > 1 or (bodies and options.head):
+        raise click.UsageError(f"give {' or '.join(bodies + ['-I'] * options.head)}, not both")
+    if not options.data and not options.binary:
         return None
     parts = []
-    for text in options.data:
-        if text == "@-":
-            parts.append(sys.stdin.buffer.read())
-        else:
-            parts.append(Path(text[1:]).read_bytes() if text.startswith("@") else text.encode())
+    for text in options.data or options.binary:
+        part = _content(text[1:]) if text.startswith("@") else text.encode()
+        # As curl has it: what somebody edits in a file ends with a line end that a form has not.
+        parts.append(part.translate(None, b"\r\n\0") if options.data and text.startswith("@") else part)
     return b"&".join(parts)
+
+
+def _content(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read()
+    with _failing(NOT_READ):
+        return Path(name).read_bytes()
+
+
+@contextmanager
+def _failing(code: int) -> Iterator[None]:
+    """What the system refuses here is the end of the command, with this code."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise Failed(show_error(exc), code) from exc
 
 
 def _target(options: Options, url: str, place: int) -> Path | None:
@@ -168,7 +190,7 @@ class Getter:
         for line in lines[:-1]:
             click.echo(f"quiche-h3: {line}", err=True)
         if lines:
-            raise click.ClickException(lines[-1])
+            raise Failed(lines[-1], exit_code(failed[-1][1]))
 
     def _one(self, url: str, path: Path | None) -> None:
         begin = time.monotonic()
@@ -176,7 +198,7 @@ class Getter:
             response = self._response(url, files)
             first = time.monotonic()
             if self._options.fail and response.status >= 400:
-                raise click.ClickException(f"the server answered with status {response.status}")
+                raise StatusError(response.status)
             size = self._save(response, path)
         if self._options.verbose and response.trailers is not None:
             _say(*(f"< {name}: {value}" for name, value in response.trailers.items()))
@@ -199,37 +221,44 @@ class Getter:
         if self._options.head:
             method = "HEAD"
         limit = ClientConfig().max_redirects
-        done = 0
+        history: list[ClientResponse] = []
         while True:
             request = self._client.send(method, url, **options)
             self._show_request(request, options)
             response = request.response()
             self._show_response(response)
+            response.history = tuple(history)
             if not self._options.location:
                 return response
             following = next_request(
-                response.status, response.headers, method, request.url, options, done, limit
+                response.status, response.headers, method, request.url, options, len(history), limit
             )
             if following is None:
                 return response
             response.close()
-            done += 1
+            history.append(response)
             method, url, options = following
 
     def _open_upload(self, files: ExitStack) -> tuple[int | None, Iterator[bytes]]:
         name = str(self._options.upload)
         if name == "-":
             return None, _pieces(sys.stdin.buffer, self._progress)
-        size = Path(name).stat().st_size if Path(name).is_file() else None
+        with _failing(NOT_READ):
+            file = files.enter_context(Path(name).open("rb"))
+        size = size_of(file)
         if self._progress is not None:
             self._progress.expect(size)
-        return size, _pieces(files.enter_context(Path(name).open("rb")), self._progress)
+        return size, _pieces(file, self._progress)
 
     def _save(self, response: ClientResponse, path: Path | None) -> int:
         """Writes the body, and returns its size."""
         if self._options.head:
-            if not self._options.verbose:
-                click.echo("\n".join(_response_lines(response, "")))
+            heads = (
+                "\n".join([*_response_lines(each, ""), "", ""]) for each in (*response.history, response)
+            )
+            with _opened(path) as file, _failing(NOT_WRITTEN):
+                file.write("".join(heads).encode())
+                file.flush()
             return 0
         text = response.headers.get("content-length", "")
         total = int(text) if text.isdecimal() else None
@@ -238,7 +267,7 @@ class Getter:
         if progress is not None:
             progress.expect(total)
         with _opened(path) as file:
-            size = _copy(response, file, progress)
+            size = _copy(response, file, progress, path is None and not self._options.outputs)
         if progress is not None and not self._options.parallel:
             progress.finish()
             self._progress = Progress(sys.stderr)
@@ -294,13 +323,19 @@ def _fields(options: Options, body: bytes | None) -> list[Pair]:
     fields = [(b"user-agent", f"quiche-h3/{__version__}".encode()), (b"accept", b"*/*")]
     if body is not None:
         fields.append((b"content-type", _FORM))
-    own = []
+    own: list[Pair] = []
+    left_out: set[bytes] = set()
     for text in options.headers:
         name, colon, value = text.partition(":")
-        if not colon:
+        if not colon and text.endswith(";"):
+            own.append(encode_header(text[:-1], ""))
+        elif not colon:
             raise click.UsageError(f"-H {text!r}: write -H 'NAME: VALUE'")
-        own.append(encode_header(name.strip(), value.strip()))
-    names = {name for name, _ in own}
+        elif value.strip():
+            own.append(encode_header(name.strip(), value.strip()))
+        else:
+            left_out.add(name.strip().lower().encode())
+    names = left_out | {name for name, _ in own}
     return [pair for pair in fields if pair[0] not in names] + own
 
 
@@ -309,16 +344,25 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
     if path is None:
         yield sys.stdout.buffer
         return
-    with path.open("wb") as file:
+    with _failing(NOT_WRITTEN):
+        file = path.open("wb")
+    try:
         yield file
+    finally:
+        with _failing(NOT_WRITTEN):
+            file.close()
 
 
-def _copy(response: ClientResponse, file: BinaryIO, progress: Progress | None) -> int:
+def _copy(response: ClientResponse, file: BinaryIO, progress: Progress | None, to_stdout: bool) -> int:
     size = 0
     chunk = b"\n"
+    terminal = file.isatty()
     try:
         for chunk in response:
-            file.write(chunk)
+            if terminal and to_stdout and b"\0" in chunk:
+                raise Failed("the body is binary: give -o FILE, or -o - for the terminal", NOT_WRITTEN)
+            with _failing(NOT_WRITTEN):
+                file.write(chunk)
             size += len(chunk)
             if progress is not None:
                 progress.add(len(chunk))
@@ -327,9 +371,10 @@ def _copy(response: ClientResponse, file: BinaryIO, progress: Progress | None) -
             progress.finish()  # the error has a line of its own
         raise
     finally:
-        if file.isatty() and not chunk.endswith(b"\n"):
-            file.write(b"\n")  # what is shown next, too
-        file.flush()
+        with _failing(NOT_WRITTEN):
+            if terminal and size and not chunk.endswith(b"\n"):
+                file.write(b"\n")  # what is shown next, too
+            file.flush()
     return size
 
 

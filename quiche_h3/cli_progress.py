@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -86,10 +85,3 @@ def show_size(size: float) -> str:
 def show_seconds(seconds: float) -> str:
     """A time as people read it."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def show_error(error: BaseException) -> str:
-    """An error as people read it, without the numbers of the system's."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return str(error)

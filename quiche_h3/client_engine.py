@@ -52,13 +52,6 @@ def prepare_config(config: ClientConfig | None, verify: bool, cafile: str | None
         Path(settings.qlog_dir).mkdir(parents=True, exist_ok=True)
     if settings.enable_debug_logging:
         quiche_log.enable(settings.debug_log_throttle)
-    if settings.verify:
-        # The TLS library knows where authorities usually are; Python knows where they are here.
-        import ssl  # 4 MiB that a server need not have
-
-        paths = ssl.get_default_verify_paths()
-        settings.cafile = settings.cafile or paths.cafile
-        settings.ca_path = settings.ca_path or paths.capath
     return settings
 
 

@@ -21,6 +21,7 @@ from .errors import (
     MalformedMessage,
     QuicheH3Error,
     StreamReset,
+    TimedOut,
 )
 from .headers import Headers, Pair, encode_header
 from .request import Priority
@@ -38,6 +39,7 @@ DATAGRAMS: Final = 1024
 """Datagrams that a request holds for whoever takes them; then the oldest is dropped."""
 MAX_INTERIM: Final = 100
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 9.2.1
+IDEMPOTENT_METHODS: Final = SAFE_METHODS | {"PUT", "DELETE"}  # RFC 9110 9.2.2
 _MAX_FIELDS: Final = 250
 _NOT_SENT: Final = (1 << 64) - 1
 
@@ -141,10 +143,12 @@ class ClientExchange:
         "_head_only",
         "early",
         "error",
+        "given_up",
         "head",
         "interim",
         "on_datagram",
         "on_end",
+        "reused",
         "stream",
         "trailers",
         "unprocessed",
@@ -158,6 +162,8 @@ class ClientExchange:
         self.interim: list[Interim] = []
         self.trailers: Headers | None = None
         self.early = False  # it went out in 0-RTT
+        self.reused = False  # its connection has carried other requests before
+        self.given_up = False  # by us, while nothing came
         self.unprocessed = False  # it failed, and the server has said that it did nothing with it
         self.on_datagram: Callable[[bytes], object] | None = None
         self.on_end: Callable[[ClientExchange], None] | None = None
@@ -251,6 +257,7 @@ class ClientExchange:
     def cancel(self, code: int, error: Exception | None = None, unprocessed: bool = False) -> None:
         """Gives up what is left of the request and its response."""
         if not self.over:
+            self.given_up = not unprocessed and (not self.head.done() or isinstance(error, TimedOut))
             self.stream.reset(code)
             self.fail(error or StreamReset(code, False), unprocessed)
 

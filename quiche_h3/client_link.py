@@ -46,6 +46,7 @@ _DISTRUST: Final = {
 _BAD_CERTIFICATE: Final = 0x100 + 42
 _UNKNOWN_CA: Final = 48
 _REMEDY: Final = "; trust its authority (cafile, --cacert), or do not verify (verify=False, --insecure)"
+_PING_S: Final = 1.0
 _PROBES: Final = 20
 _PROBE_S: Final = 0.25
 
@@ -121,7 +122,9 @@ class Link:
         self._ticket_kept = False
         self._migration: _Migration | None = None
         self._began = self._resolved = time.monotonic()
+        self._used = False  # a request has ended
         self._pinger: Timer | None = None
+        self._check: Timer | None = None
         self._limit: Timer | None = None
         if timeout < float("inf"):
             self._limit = engine.driver.call_later(timeout, lambda: self._too_late(timeout))
@@ -152,6 +155,7 @@ class Link:
         if (b"capsule-protocol", b"?1") in request.pairs:
             exchange.speak_capsules()
         exchange.early = self.connection is None
+        exchange.reused = self._used
         exchange.on_end = self._exchange_ended
         self.exchanges.add(exchange)
         if request.body:
@@ -362,8 +366,9 @@ class Link:
             self.gone = True
             self.error = self.error or reason
             self.http3 = None
-            if self._pinger is not None:
-                self._pinger.cancel()
+            for timer in (self._pinger, self._check):
+                if timer is not None:
+                    timer.cancel()
             self._end_migration(reason)
             self._changed(self)
         elif self._race is not None and connection in self._race.running:
@@ -406,6 +411,30 @@ class Link:
 
     def _exchange_ended(self, exchange: ClientExchange) -> None:
         self.exchanges.discard(exchange)
+        self._used = True
+        if exchange.given_up:
+            self._ask_whether_alive()
+        self._changed(self)
+
+    def _ask_whether_alive(self) -> None:
+        """A server that has kept a request waiting may be gone: then nobody else shall wait for it."""
+        connection = self.connection
+        if connection is None or connection.closed or self._check is not None:
+            return
+        connection.send_ping()
+        before = connection.stats()
+        patience = _PING_S + 4 * before.get("rtt", 0.0)
+        self._check = self._engine.driver.call_later(
+            patience, lambda: self._look_whether_alive(connection, before["packets_received"], patience)
+        )
+
+    def _look_whether_alive(self, connection: Connection, received: int, seconds: float) -> None:
+        self._check = None
+        if connection.closed or connection.stats()["packets_received"] != received:
+            return
+        why = f"no answer to a PING within {seconds:.3g} s".encode()
+        self.error = self.error or ConnectionClosed(True, H3ErrorCode.H3_NO_ERROR, why, False)
+        connection.close(H3ErrorCode.H3_NO_ERROR, why)
         self._changed(self)
 
     def _keep_alive(self) -> None:

@@ -188,6 +188,8 @@ class ClientRequest:
             try:
                 limits = timeouts_of(timeout, stream.timeouts)
                 fields = stream.wait(stream.exchange.head, "read", limits)
+            except TimedOut:
+                raise
             except StreamingError:
                 if not self._send_again():
                     raise

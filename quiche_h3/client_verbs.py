@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar
 
-from .client_exchange import SAFE_METHODS, ClientExchange, Prepared, content_of
-from .errors import ConnectionClosed, RedirectError
+from .client_exchange import IDEMPOTENT_METHODS, SAFE_METHODS, ClientExchange, Prepared, content_of
+from .errors import ConnectionClosed, H3ErrorCode, QuicErrorCode, RedirectError
 from .request import Priority
 from .timeouts import Timeout
 from .urls import Redirect, redirect_of
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .headers import Headers
 
 R = TypeVar("R")
+
+_NO_FAULT: Final = (H3ErrorCode.H3_NO_ERROR, QuicErrorCode.NO_ERROR)  # silence; else we close on its mistakes
 
 
 class RequestOptions(TypedDict, total=False):
@@ -71,15 +73,22 @@ class Verbs(Generic[R]):
 def may_send_again(prepared: Prepared, exchange: ClientExchange) -> bool:
     """A request whose body we still have, and that the server has not processed or may well process twice.
 
-    RFC 9114 4.1.1 and 5.2: rejected, or beyond the GOAWAY. RFC 8470 5.2: too early. And a safe one that went
-    down with the connection whose 0-RTT it was in.
+    RFC 9114 4.1.1 and 5.2: rejected, or beyond the GOAWAY. RFC 8470 5.2: too early. RFC 9110 9.2.2: what may be
+    done twice, where its connection went before an answer: with the 0-RTT it was in, or as one that had served
+    before and was found to be gone.
     """
     if prepared.body is None:
         return False
-    if exchange.error is None:
+    error = exchange.error
+    if error is None:
         return exchange.early  # answered with 425
-    lost = isinstance(exchange.error, ConnectionClosed) and exchange.early and prepared.method in SAFE_METHODS
-    return exchange.unprocessed or lost
+    if exchange.unprocessed:
+        return True
+    if not isinstance(error, ConnectionClosed) or not (error.remote or error.code in _NO_FAULT):
+        return False
+    return prepared.method in (
+        SAFE_METHODS if exchange.early else IDEMPOTENT_METHODS if exchange.reused else ()
+    )
 
 
 def next_request(

@@ -20,8 +20,10 @@ from .config import ClientConfig
 from .errors import (
     ConnectError,
     ConnectionClosed,
-    HeaderInvalid,
+    H3ErrorCode,
     InvalidState,
+    QuicErrorCode,
+    StreamingError,
     StreamReset,
     TimedOut,
 )
@@ -32,6 +34,7 @@ from .timeouts import Timeouts
 _DROPPED: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
+_NO_FAULT: Final = (H3ErrorCode.H3_NO_ERROR, H3ErrorCode.H3_REQUEST_CANCELLED, QuicErrorCode.NO_ERROR)
 _TIMEOUTS: Final = {
     "connect": httpx.ConnectTimeout,
     "pool": httpx.PoolTimeout,
@@ -65,7 +68,9 @@ class HTTPX3Transport(httpx.BaseTransport):
         """Sends one request. Raises httpx's exceptions."""
         _check_scheme(request)
         with _as_httpx(request):
-            response = self.client.request(request.method, str(request.url), **_options(request))
+            with _checking(request):
+                sent = self.client.send(request.method, str(request.url), **_options(request))
+            response = sent.response()
         return httpx.Response(
             response.status,
             headers=list(response.headers.raw),
@@ -99,7 +104,9 @@ class AsyncHTTPX3Transport(httpx.AsyncBaseTransport):
         """Sends one request. Raises httpx's exceptions."""
         _check_scheme(request)
         with _as_httpx(request):
-            response = await self.client.request(request.method, str(request.url), **_options(request))
+            with _checking(request):
+                sent = await self.client.send(request.method, str(request.url), **_options(request))
+            response = await sent.response()
         return httpx.Response(
             response.status,
             headers=list(response.headers.raw),
@@ -154,13 +161,27 @@ def _options(request: httpx.Request) -> RequestOptions:
     return RequestOptions(
         headers=[(name, value) for name, value in request.headers.raw if name.lower() not in _DROPPED],
         data=body,
-        timeout=Timeouts(**{phase: limits.get(phase) for phase in _TIMEOUTS}),
+        timeout=Timeouts(**{phase: _seconds(limits.get(phase)) for phase in _TIMEOUTS}),
     )
+
+
+def _seconds(limit: float | None) -> float | None:
+    """httpx takes 0 for a limit: what is not there at once is too late."""
+    return None if limit is None else max(limit, 1e-6)
 
 
 def _extensions(response: ClientResponse | AsyncClientResponse) -> dict[str, Any]:
     """`quiche_h3_response` has what httpx has no name for: trailers, interim responses."""
     return {"http_version": b"HTTP/3", "quiche_h3_response": response}
+
+
+@contextmanager
+def _checking(request: httpx.Request) -> Iterator[None]:
+    """What cannot be sent at all. What the source of a body raises later is the program's own."""
+    try:
+        yield
+    except ValueError as exc:  # HeaderInvalid too
+        raise httpx.LocalProtocolError(str(exc), request=request) from exc
 
 
 @contextmanager
@@ -172,10 +193,11 @@ def _as_httpx(request: httpx.Request) -> Iterator[None]:
         raise _TIMEOUTS[exc.phase](str(exc), request=request) from exc
     except ConnectError as exc:
         raise httpx.ConnectError(str(exc), request=request) from exc
-    except (HeaderInvalid, InvalidState) as exc:
+    except InvalidState as exc:
         raise httpx.LocalProtocolError(str(exc), request=request) from exc
-    except StreamReset as exc:
-        error = httpx.RemoteProtocolError if exc.remote else httpx.ReadError
-        raise error(str(exc), request=request) from exc
-    except ConnectionClosed as exc:
-        raise httpx.ReadError(str(exc), request=request) from exc
+    except (StreamReset, ConnectionClosed) as exc:
+        # The server has broken it off, or what came from it was wrong: then the code is ours.
+        ours = not exc.remote and exc.code in _NO_FAULT
+        raise (httpx.ReadError if ours else httpx.RemoteProtocolError)(str(exc), request=request) from exc
+    except StreamingError as exc:
+        raise httpx.WriteError(str(exc), request=request) from exc

@@ -40,6 +40,9 @@ class Site(Application):
         )
         self.register(self.server)
         self.server.get("/moved")(self.moved)
+        self.server.get("/loop")(lambda req, res: res.redirect("/loop", 302))
+        self.server.get("/to-http")(lambda req, res: res.redirect("http://localhost/", 302))
+        self.server.get("/binary")(lambda: b"\0\1\2")
         self.server.put("/files/:name", blocking=True)(self.put)
         self.server.get("/unknown-size")(lambda: blocks(SIZE))
 
@@ -100,18 +103,24 @@ def on_terminal(*arguments: str | Path, shown: int = 3, cwd: Path | None = None)
 
 def test_method_and_fields(url: str) -> None:
     """-X and -H take the place of the method and the fields that are ours."""
-    asked = described("-X", "DELETE", "-H", "Accept: text/html", "-H", "x-empty:", f"{url}/describe")
+    asked = described("-X", "DELETE", "-H", "Accept: text/html", "-H", "x-empty;", f"{url}/describe")
     assert (asked["method"], asked["body"]) == ("DELETE", "")
     assert asked["headers"]["accept"] == "text/html"
     assert asked["headers"]["x-empty"] == ""
     assert asked["headers"]["user-agent"].startswith("quiche-h3/")
+    asked = described("-H", "User-Agent:", "-H", "x-nothing:", "-H", "Host: other.example", f"{url}/describe")
+    assert not {"user-agent", "x-nothing", "host"} & set(asked["headers"])
+    assert asked["authority"] == "other.example"
 
 
 def test_data(url: str, tmp_path: Path) -> None:
-    """-d makes a POST of a form; several are joined by &, @FILE and @- stand for contents as they are."""
-    (tmp_path / "text").write_text("line\n")
-    asked = described("-d", "a=1", "-d", f"@{tmp_path}/text", f"{url}/describe")
-    assert (asked["method"], asked["body"]) == ("POST", "a=1&line\n")
+    """-d makes a POST of a form; several are joined by &, @FILE and @- stand for contents, without line ends;
+    --data-binary has them as they are."""
+    (tmp_path / "text").write_bytes(b"one\r\nline\n")
+    asked = described("-d", "a=1\n", "-d", f"@{tmp_path}/text", f"{url}/describe")
+    assert (asked["method"], asked["body"]) == ("POST", "a=1\n&oneline")
+    asked = described("--data-binary", f"@{tmp_path}/text", f"{url}/describe")
+    assert (asked["method"], asked["body"]) == ("POST", "one\r\nline\n")
     assert asked["headers"]["content-type"] == "application/x-www-form-urlencoded"
     asked = described("-X", "PUT", "-H", "Content-Type: text/plain", "-d", "x", f"{url}/describe")
     assert (asked["method"], asked["headers"]["content-type"]) == ("PUT", "text/plain")
@@ -136,13 +145,15 @@ def test_upload(url: str, tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {"name": "c", "whole": True, "length": None}
 
 
-def test_head(url: str) -> None:
-    """-I prints status and fields, of which content-length tells of the body that is not sent."""
+def test_head(url: str, tmp_path: Path) -> None:
+    """-I writes status and fields, of which content-length tells of the body that is not sent; with -L each."""
     done = run("get", "-k", "-I", f"{url}/hello")
+    head = r"HTTP/3 200\ncontent-type: text/plain; charset=utf-8\ncontent-length: 15\ndate: .*\n\n"
     assert done.returncode == 0
-    assert re.fullmatch(
-        r"HTTP/3 200\ncontent-type: text/plain; charset=utf-8\ncontent-length: 15\ndate: .*\n", done.stdout
-    )
+    assert re.fullmatch(head, done.stdout)
+    done = run("get", "-k", "-I", "-L", "-o", "head", f"{url}/moved", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert re.fullmatch(r"HTTP/3 302\n(.+\n)+\n" + head, (tmp_path / "head").read_text())
 
 
 def test_location(url: str) -> None:
@@ -181,7 +192,7 @@ def test_parallel(url: str, tmp_path: Path) -> None:
         size = int(name.removeprefix("bytes/"))
         assert (tmp_path / str(size)).read_bytes() == BODY[:size]
     done = run("get", "-k", "-Z", "-f", f"{url}/nowhere", f"{url}/hello", f"{url}/reset")
-    assert (done.returncode, done.stdout) == (2, "Hello, HTTP/3!\n")
+    assert (done.returncode, done.stdout) == (56, "Hello, HTTP/3!\n")  # as the last that failed
     assert done.stderr.splitlines() == [
         f"quiche-h3: {url}/nowhere: the server answered with status 404",
         f"quiche-h3: {url}/reset: stream reset by the peer: H3_REQUEST_REJECTED (0x10b)",
@@ -257,8 +268,15 @@ def test_body_on_a_terminal(url: str) -> None:
     assert code == 0
     assert re.fullmatch(r"after the hints\n\* .* in all: 15 B\n", shown)
     code, shown = on_terminal(f"{url}/short")
-    assert code == 2
+    assert code == 56
     assert re.fullmatch(r"only 6\nquiche-h3: the message is malformed: .*\n", shown)
+
+
+def test_binary_body_on_a_terminal(url: str) -> None:
+    """What is no text does not go to a terminal, unless that is asked for."""
+    code, shown = on_terminal(f"{url}/binary")
+    assert (code, shown) == (23, "quiche-h3: the body is binary: give -o FILE, or -o - for the terminal\n")
+    assert on_terminal("-o", "-", f"{url}/binary") == (0, "\0\1\2\n")
 
 
 def test_progress_lines() -> None:
@@ -281,7 +299,7 @@ def test_progress_lines() -> None:
 def test_trust(site: Site, url: str) -> None:
     """Without --insecure the certificate must be trusted, by --ca for one; the error says how."""
     done = run("get", f"{url}/hello")
-    assert done.returncode == 2
+    assert done.returncode == 60
     assert "unknown_ca" in done.stderr
     assert "--cacert" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -333,32 +351,66 @@ def test_status(url: str) -> None:
     done = run("get", f"{url}/nowhere", "-k")
     assert (done.returncode, done.stdout) == (0, "404 Not found\n")
     done = run("get", f"{url}/nowhere", "-k", "--fail")
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (22, "")
     assert done.stderr == "quiche-h3: the server answered with status 404\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["/short"], "the message is malformed: the body has 6 bytes, its content-length is 10"),
-        (["/reset"], "stream reset by the peer: H3_REQUEST_REJECTED (0x10b)"),
-        (["/hold", "--timeout", "0.2"], "localhost:PORT did not answer within 0.2 s"),
-        (["/hello", "-o", "none/file"], "none/file: No such file or directory"),
-        (["/echo", "-T", "none"], "none: No such file or directory"),
-        (["/echo", "-d", "@none"], "none: No such file or directory"),
-        (["/echo", "-d", "a", "-T", "b"], "give either -d or -T, not both"),
-        (["/hello", "--key-log", "none/keys"], "keylog_path: 'none/keys' is not a file one may write to"),
-        (["/hello", "-X", "BAD METHOD"], "'BAD METHOD' is not a method"),
+        (["/short"], 56, "the message is malformed: the body has 6 bytes, its content-length is 10"),
+        (["/reset"], 56, "stream reset by the peer: H3_REQUEST_REJECTED (0x10b)"),
+        (["/hold", "--timeout", "0.2"], 28, "localhost:PORT did not answer within 0.2 s"),
+        (["/loop", "-L"], 47, "more than 10 redirects, the last one to https://localhost:PORT/loop"),
+        (["/to-http", "-L"], 47, "a redirect leads to http://localhost/, which is not https"),
+        (["/hello", "-o", "none/file"], 23, "none/file: No such file or directory"),
+        (["/hello", "-o", "/dev/full"], 23, "No space left on device"),
+        (["/echo", "-T", "none"], 26, "none: No such file or directory"),
+        (["/echo", "-T", "."], 26, ".: Is a directory"),
+        (["/echo", "-d", "@none"], 26, "none: No such file or directory"),
+        (["/echo", "-d", "a", "-T", "b"], 2, "give -d or -T, not both"),
+        (["/echo", "-d", "a", "--data-binary", "b"], 2, "give -d or --data-binary, not both"),
+        (["/echo", "-d", "a", "-I"], 2, "give -d or -I, not both"),
+        (["/hello", "-H", "no colon"], 2, "-H 'no colon': write -H 'NAME: VALUE'"),
+        (["/hello", "--key-log", "none/keys"], 2, "keylog_path: 'none/keys' is not a file one may write to"),
+        (["/hello", "-X", "BAD METHOD"], 2, "'BAD METHOD' is not a method"),
     ],
 )
-def test_failures(site: Site, url: str, tmp_path: Path, arguments: list[str], message: str) -> None:
-    """What goes wrong is one line on stderr, without a traceback, and exit code 2."""
+def test_failures(
+    site: Site, url: str, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    """What goes wrong is one line on stderr, without a traceback, and an exit code, curl's where it has one."""
     site.release.clear()
     path, *rest = arguments
     done = run("get", "-k", url + path, *rest, cwd=tmp_path)
     site.release.set()
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
     assert done.stderr.startswith(f"quiche-h3: {message.replace('PORT', url.rpartition(':')[2])}")
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "message"),
+    [
+        ("https://name.invalid/", 6, "the name name.invalid has no address"),
+        ("https://127.0.0.1:9/", 7, "no connection to 127.0.0.1:9"),
+        ("http://localhost/", 2, "'http://localhost/' is not a URL that starts with https://"),
+        ("localhost", 2, "'localhost' is not a URL that starts with https://"),
+    ],
+)
+def test_nobody_there(url: str, code: int, message: str) -> None:
+    """A server that cannot be reached is named with the reason."""
+    done = run("get", url, QUICHE_H3_CONNECT_TIMEOUT_MS="300")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
+    assert message in done.stderr
+
+
+def test_full_stdout(url: str) -> None:
+    """A disk that is full under stdout is one line, and no more of Python's at its exit."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "get", "-k", f"{url}/hello"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (23, b"quiche-h3: No space left on device\n")
 
 
 def test_interrupt(site: Site, url: str) -> None:

@@ -63,6 +63,15 @@ cdef int set_tls(quiche_config *q, config, certificate) except -1:
         quiche_config_log_keys(q)
     verify = config.verify if certificate is None else config.verify_peer
     quiche_config_verify_peer(q, verify)
+    if verify and certificate is None:
+        # The TLS library knows where authorities usually are; Python knows where they are here.
+        import ssl  # 4 MiB that a server need not have
+
+        paths = ssl.get_default_verify_paths()
+        if paths.cafile is not None:
+            quiche_config_load_verify_locations_from_file(q, os.fsencode(paths.cafile))
+        if paths.capath is not None:
+            quiche_config_load_verify_locations_from_directory(q, os.fsencode(paths.capath))
     if verify and config.cafile is not None:
         load(quiche_config_load_verify_locations_from_file(q, os.fsencode(config.cafile)),
              "cafile", config.cafile)

@@ -57,7 +57,13 @@ async def one(client: AioquicClient, options: argparse.Namespace) -> dict[str, A
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "serve":
         async with serving(
-            options.cert, options.key, host=options.address[0], port=options.address[1], retry=options.retry
+            options.cert,
+            options.key,
+            host=options.address[0],
+            port=options.address[1],
+            retry=options.retry,
+            alpn=options.alpn,
+            version=options.version,
         ) as port:
             print(json.dumps({"port": port}), flush=True)
             await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
@@ -83,6 +89,8 @@ def main() -> int:
     parser.add_argument("--cert", help="PEM file with the server's certificate")
     parser.add_argument("--key", help="PEM file with its key")
     parser.add_argument("--retry", action="store_true", help="have every client prove its address first")
+    parser.add_argument("--alpn", default="h3", help="the one protocol served")
+    parser.add_argument("--version", type=int, default=1, help="the one version of QUIC served")
     options = parser.parse_intermixed_args()
     if (options.url is None) != (options.command == "serve"):
         parser.error("every command but serve takes a URL")

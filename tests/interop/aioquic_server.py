@@ -15,6 +15,7 @@ from aioquic.h3.connection import ErrorCode, FrameType, encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.quic.events import (
     ConnectionTerminated,
     QuicEvent,
@@ -22,9 +23,9 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
-from aioquic.tls import SessionTicket
+from aioquic.tls import Epoch, SessionTicket
 
-from . import pattern
+from . import pattern, wrong_answers
 from .aioquic_peer import H3Protocol, PeerClosed, PeerReset
 
 
@@ -50,6 +51,8 @@ class AioquicServer(H3Protocol):
 
     cancelled: ClassVar[list[int]] = []
     """The codes that clients have given requests up with."""
+    closed: ClassVar[list[int]] = []
+    """The codes that clients have closed their connections with."""
     turned_away: ClassVar[int] = 0
     """Requests to /rejected and /goaway; every second one is served."""
 
@@ -65,6 +68,7 @@ class AioquicServer(H3Protocol):
         if isinstance(event, StreamDataReceived) and event.stream_id % 4 == 2:
             self.unidirectional += event.data
         if isinstance(event, ConnectionTerminated):
+            AioquicServer.closed.append(event.error_code)
             for request in self.requests.values():
                 request.queue.put_nowait(PeerClosed(event))
         elif isinstance(event, StreamReset) and event.stream_id in self.requests:
@@ -158,6 +162,25 @@ class AioquicServer(H3Protocol):
             await self.respond(stream_id, self.unidirectional.hex().encode())
         elif kind == "slow":
             await asyncio.sleep(3600)
+        elif kind == "new-keys":  # RFC 9001 6
+            self._quic.request_key_update()
+            await self.respond(stream_id, b"with new keys")
+        elif kind == "refuse":  # the body is left unread
+            await self.respond(stream_id, b"too much", 413)
+            self._quic.stop_stream(stream_id, ErrorCode.H3_NO_ERROR)
+            self.transmit()
+        elif kind == "break":
+            self.send_status(stream_id, 200)
+            await self.send_body(stream_id, [b"the beginning"], False)
+            async for _ in request.body():
+                pass  # until the client has seen it, and says so
+            if rest[0] == "reset":
+                self._quic.reset_stream(stream_id, ErrorCode.H3_INTERNAL_ERROR)
+            else:
+                self._quic.close(ErrorCode.H3_INTERNAL_ERROR, reason_phrase="going down")
+            self.transmit()
+        elif kind == "wrong":
+            self.send_wrong(stream_id, rest[0])
         elif kind in ("rejected", "goaway"):
             AioquicServer.turned_away += 1
             if AioquicServer.turned_away % 2 == 0:
@@ -190,8 +213,18 @@ class AioquicServer(H3Protocol):
                 "client": "{}:{}".format(*self._quic._network_paths[0].addr[:2]),
                 "subject": "",
                 "cancelled": AioquicServer.cancelled,
+                "closed": AioquicServer.closed,
+                "key_phase": self._quic._cryptos[Epoch.ONE_RTT].key_phase,
             }
         ).encode()
+
+    def send_wrong(self, stream_id: int, name: str) -> None:
+        def section(fields: wrong_answers.Pairs) -> bytes:
+            return self.http._encode_headers(stream_id, fields)
+
+        make = wrong_answers.MALFORMED.get(name) or wrong_answers.FORBIDDEN[name][1]
+        self._quic.send_stream_data(stream_id, make(section), end_stream=True)
+        self.transmit()
 
     def send_status(self, stream_id: int, status: int, *headers: tuple[bytes, bytes]) -> None:
         self.http.send_headers(stream_id, [(b":status", str(status).encode()), *headers])
@@ -210,11 +243,19 @@ class AioquicServer(H3Protocol):
 
 @asynccontextmanager
 async def serving(
-    certificate: str, key: str, host: str = "127.0.0.1", port: int = 0, retry: bool = False
+    certificate: str,
+    key: str,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    retry: bool = False,
+    alpn: str = "h3",
+    version: int = QuicProtocolVersion.VERSION_1,
 ) -> AsyncIterator[int]:
-    """Serve until the end of the block; yields the port."""
+    """Serve until the end of the block; yields the port. All of it in one version of QUIC."""
     tickets: dict[bytes, SessionTicket] = {}
-    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"], max_datagram_size=1350)
+    configuration = QuicConfiguration(
+        is_client=False, alpn_protocols=[alpn], supported_versions=[version], max_datagram_size=1350
+    )
     configuration.max_datagram_frame_size = 65_536
     configuration.load_cert_chain(certificate, key)
     server: QuicServer = await serve(

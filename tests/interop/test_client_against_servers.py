@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cli_support import run
 
 import quiche_h3
 from quiche_h3 import ClientConnection, ConnectError, ConnectionClosed, StreamingError, TimedOut
@@ -67,6 +68,16 @@ def test_trust(server: Process, certificate: Certificate, tmp_path: Path, host: 
             quiche_h3.connect(url, cafile=cafile)
     with quiche_h3.connect(url, verify=False) as client:
         assert client.get("/hello").status == 200
+
+
+def test_system_store(server: Process, certificate: Certificate, tmp_path: Path) -> None:
+    """The system's authorities are trusted, beside those of cafile; SSL_CERT_FILE says where they are."""
+    stranger = make_certificate(tmp_path).certificate
+    for extra in ((), ("--ca", stranger)):
+        command = ("get", *extra, f"https://localhost:{server.said['port']}/hello")
+        done = run(*command, SSL_CERT_FILE=str(certificate.certificate))
+        assert (done.returncode, done.stdout) == (0, "Hello, HTTP/3!"), done.stderr
+        assert run(*command, SSL_CERT_FILE=str(stranger)).returncode == 60
 
 
 def test_many(client: ClientConnection) -> None:

@@ -169,10 +169,10 @@ def test_priority_of_a_running_request(aioquic: Process, cafile: str) -> None:
     assert second.startswith(b"\x04\x00u=0")
 
 
-def test_interim_responses(aioquic: Process, cafile: str) -> None:
+def test_interim_responses(server: Process, cafile: str) -> None:
     """1xx responses come with the final one, in their order (RFC 9114 4.1)."""
     with Client(cafile=cafile) as client:
-        response = client.get(f"{aioquic.url}/interim")
+        response = client.get(f"{server.url}/interim")
         assert (response.status, response.text) == (200, "after two")
         assert [hint.status for hint in response.interim] == [103, 102]
         assert response.interim[0].headers["link"] == "</a.css>"
@@ -350,6 +350,48 @@ def test_retry(peer: Peer, certificate: Certificate, cafile: str) -> None:
             with Client(cafile=cafile, config=config, tickets=store) as client:
                 assert described(client, process.url)["method"] == "GET"
                 assert client.post(f"{process.url}/upload", data=b"x" * 100_000).json()["bytes"] == 100_000
+
+
+def test_key_update_by_the_server(aioquic: Process, cafile: str) -> None:
+    """aioquic updates its keys in mid-connection, three times, and we follow each time (RFC 9001 6)."""
+    with quiche_h3.connect(aioquic.url, cafile=cafile) as client:
+        phases = []
+        for _ in range(3):
+            assert client.get("/new-keys").text == "with new keys"
+            phases.append(client.get("/describe").json()["key_phase"])
+            assert client.get(f"/bytes/{MIB}").content == b"".join(pattern.chunks(MIB))
+        assert phases == [1, 0, 1]
+
+
+def test_server_of_another_version(aioquic_peer: AioquicPeer, certificate: Certificate, cafile: str) -> None:
+    """Version Negotiation that offers none of ours: said at once, and by its name (RFC 9000 6.2)."""
+    with started(aioquic_peer.serve(*certificate, f"--version={0x6B3343CF}")) as process:
+        with pytest.raises(ConnectError, match="version"):
+            quiche_h3.connect(process.url, cafile=cafile, config=ClientConfig(connect_timeout_ms=5000))
+
+
+def test_server_of_another_protocol(aioquic_peer: AioquicPeer, certificate: Certificate, cafile: str) -> None:
+    """A server that speaks no HTTP/3 says so by its TLS alert (RFC 7301 3.2)."""
+    with started(aioquic_peer.serve(*certificate, "--alpn=hq-interop")) as process:
+        with pytest.raises(ConnectError, match="no_application_protocol|handshake_failure"):
+            quiche_h3.connect(process.url, cafile=cafile)
+
+
+def test_code_of_the_close(aioquic: Process, cafile: str) -> None:
+    """A client that goes says H3_NO_ERROR (RFC 9114 5.2), sync and async."""
+
+    async def run() -> None:
+        async with AsyncClient(cafile=cafile) as client:
+            await client.get(f"{aioquic.url}/hello")
+
+    with Client(cafile=cafile) as watcher:
+        before = len(described(watcher, aioquic.url)["closed"])
+        with quiche_h3.connect(aioquic.url, cafile=cafile) as client:
+            client.get("/hello")
+        asyncio.run(run())
+        while len(codes := described(watcher, aioquic.url)["closed"][before:]) < 2:
+            pass
+        assert codes == [H3ErrorCode.H3_NO_ERROR] * 2
 
 
 def test_migration(server: Process, cafile: str) -> None:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
+from aioquic.quic.packet import QuicProtocolVersion
+from net.relay import Relay
 
 from quiche_h3 import ServerConfig
 
 from . import pattern
-from .aioquic_peer import AioquicClient, PeerReset, open_client
+from .aioquic_peer import AioquicClient, PeerReset, configure, open_client
 from .certificates import Certificate
 from .programs import AioquicPeer, GoPeer, Peer, Process, started
 
@@ -251,3 +255,36 @@ def test_connections_leave_nothing_behind(server: Process, go_peer: GoPeer, coun
     assert after == objects
     assert settle(server.descriptors) <= descriptors
     assert server.rss() - memory < 2 * MIB
+
+
+def test_version_negotiation(server: Process, certificate: Certificate) -> None:
+    """RFC 9000 6: a client that begins with a version nobody knows is told of ours, and comes back with it."""
+    configuration = configure(str(certificate.certificate))
+    configuration.original_version = 0x1A2A3A4A  # reserved (RFC 9000 15)
+    configuration.supported_versions = [0x1A2A3A4A, QuicProtocolVersion.VERSION_1]
+
+    async def run() -> tuple[bytes, int | None]:
+        async with open_client(server.url, configuration=configuration) as client:
+            return (await client.get("/hello")).body, client._quic._version
+
+    assert asyncio.run(run()) == (b"Hello, HTTP/3!", QuicProtocolVersion.VERSION_1)
+
+
+def test_stateless_reset(go_peer: GoPeer) -> None:
+    """RFC 9000 10.3: a server that was killed and started again ends quic-go's download at once."""
+
+    def serve(port: int) -> AbstractContextManager[Process]:
+        options = json.dumps({"secret_key": "ab" * 32, "bind_port": port})
+        return started([sys.executable, "-m", "net.site", "serve", options], code=None)
+
+    with serve(0) as first, Relay("simple-p2p", upstream=("127.0.0.1", first.said["port"])) as relay:
+        command = go_peer.trusting(None).command("download", f"{relay.url}/bytes/{GIB}", timeout=60)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+            while len(relay.log) < 200:
+                time.sleep(0.01)
+            first.popen.kill()
+            first.popen.wait()
+            with serve(first.said["port"]):
+                _, told = client.communicate(timeout=30)
+    assert client.returncode == 1
+    assert "stateless reset" in told

@@ -25,7 +25,7 @@ type options struct {
 	size, window          int64
 	expect, method        string
 	address, cert, key    string
-	clientCA              string
+	clientCA, resetKey    string
 	retry                 bool
 	maxStreams            int64
 }
@@ -79,6 +79,7 @@ func main() {
 	f.StringVar(&o.cert, "cert", "", "PEM file with the server's certificate")
 	f.StringVar(&o.key, "key", "", "PEM file with its key")
 	f.StringVar(&o.clientCA, "client-ca", "", "PEM file of the authorities that must have signed clients' certificates")
+	f.StringVar(&o.resetKey, "reset-key", "", "seed of stateless resets, which a server needs that is started again")
 	f.BoolVar(&o.retry, "retry", false, "have every client prove its address first")
 	f.Int64Var(&o.maxStreams, "max-streams", 0, "requests that a client may have open; 0: quic-go's own")
 	_ = f.Parse(os.Args[2:])

@@ -78,6 +78,27 @@ func rest(mux *http.ServeMux, server func() *http3.Server) {
 		}
 		describe(w, r)
 	})
+	mux.HandleFunc("/interim", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</a.css>")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Del("Link")
+		w.WriteHeader(http.StatusProcessing)
+		_, _ = io.WriteString(w, "after two")
+	})
+	mux.HandleFunc("/refuse", func(w http.ResponseWriter, _ *http.Request) { // the body is left unread
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		_, _ = io.WriteString(w, "too much")
+	})
+	mux.HandleFunc("/break/{how}", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "the beginning")
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.Copy(io.Discard, r.Body) // until the client has seen it, and says so
+		if r.PathValue("how") == "reset" {
+			panic(http.ErrAbortHandler)
+		}
+		code := quic.ApplicationErrorCode(http3.ErrCodeInternalError)
+		_ = r.Context().Value(connection{}).(*quic.Conn).CloseWithError(code, "going down")
+	})
 	mux.HandleFunc("/goaway", func(w http.ResponseWriter, r *http.Request) {
 		go func() { _ = server().Shutdown(context.Background()) }()
 		_ = http.NewResponseController(w).Flush()

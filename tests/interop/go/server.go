@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -79,6 +80,10 @@ func serve(o *options) error {
 		config.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	transport := &quic.Transport{Conn: socket, VerifySourceAddress: func(net.Addr) bool { return o.retry }}
+	if o.resetKey != "" {
+		key := quic.StatelessResetKey(sha256.Sum256([]byte(o.resetKey)))
+		transport.StatelessResetKey = &key
+	}
 	listener, err := transport.ListenEarly(
 		http3.ConfigureTLSConfig(config), &quic.Config{Allow0RTT: true, MaxIncomingStreams: o.maxStreams})
 	if err != nil {
