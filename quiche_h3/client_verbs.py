@@ -73,9 +73,9 @@ class Verbs(Generic[R]):
 def may_send_again(prepared: Prepared, exchange: ClientExchange) -> bool:
     """A request whose body we still have, and that the server has not processed or may well process twice.
 
-    RFC 9114 4.1.1 and 5.2: rejected, or beyond the GOAWAY. RFC 8470 5.2: too early. RFC 9110 9.2.2: what may be
-    done twice, where its connection went before an answer: with the 0-RTT it was in, or as one that had served
-    before and was found to be gone.
+    RFC 9114 4.1.1 and 5.2: rejected, or beyond the GOAWAY. RFC 8470 5.2: too early. RFC 9110 9.2.2: what may
+    be done twice, where its connection went before an answer: with the 0-RTT it was in, or as one that had
+    served before and was found to be gone.
     """
     if prepared.body is None:
         return False

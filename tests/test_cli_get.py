@@ -146,7 +146,7 @@ def test_upload(url: str, tmp_path: Path) -> None:
 
 
 def test_head(url: str, tmp_path: Path) -> None:
-    """-I writes status and fields, of which content-length tells of the body that is not sent; with -L each."""
+    """-I writes status and fields, also the length of the body that is not sent; with -L of each."""
     done = run("get", "-k", "-I", f"{url}/hello")
     head = r"HTTP/3 200\ncontent-type: text/plain; charset=utf-8\ncontent-length: 15\ndate: .*\n\n"
     assert done.returncode == 0
@@ -379,7 +379,7 @@ def test_status(url: str) -> None:
 def test_failures(
     site: Site, url: str, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
-    """What goes wrong is one line on stderr, without a traceback, and an exit code, curl's where it has one."""
+    """What goes wrong is one line on stderr, without a traceback, and an exit code: curl's, or 2."""
     site.release.clear()
     path, *rest = arguments
     done = run("get", "-k", url + path, *rest, cwd=tmp_path)

@@ -217,7 +217,9 @@ cdef class Http3(Http3State):
                                             <uint64_t>H3ErrorCode.H3_NO_ERROR)
                 quiche_h3_conn_stream_discard(self.h3, self.connection.c.quic, stream_id)
         elif kind == QUICHE_H3_EVENT_DATA:
-            if stream.handler is not None:
+            if stream.fields is None or stream.sealed:
+                self.connection.close(H3ErrorCode.H3_FRAME_UNEXPECTED, b"DATA out of its place")
+            elif stream.handler is not None:
                 stream.handler.on_readable()
         elif kind == QUICHE_H3_EVENT_FINISHED and stream.receiving:  # else it was told with the field section
             stream.receiving = False
@@ -294,6 +296,10 @@ cdef class Http3(Http3State):
             if stream.handler is not None:
                 stream.handler.on_reset(H3ErrorCode.H3_MESSAGE_ERROR)
             return 0
+        if stream.sealed:  # RFC 9114 4.1; quiche holds only requests to it
+            self.connection.close(H3ErrorCode.H3_FRAME_UNEXPECTED, b"HEADERS after the trailers")
+            return 0
+        stream.sealed = kind == FIELDS_TRAILERS
         if stream.handler is None:
             return 0
         if kind == FIELDS_TRAILERS:

@@ -11,6 +11,7 @@ cdef class Stream(RequestStream):
     cdef readonly Http3State http3
     cdef readonly FieldSection fields   # of the request (server) or the final response (client)
     cdef object head                    # (pairs, fin) that stream credit holds back, else None
+    cdef bint sealed                    # trailers have come: nothing may follow
     cdef bint broken                    # it ended, or will end, otherwise than by both FINs
     cdef uint8_t urgency                # RFC 9218: of what we send
     cdef bint incremental

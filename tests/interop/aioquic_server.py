@@ -15,7 +15,6 @@ from aioquic.h3.connection import ErrorCode, FrameType, encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.quic.events import (
     ConnectionTerminated,
     QuicEvent,
@@ -23,6 +22,7 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
+from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import Epoch, SessionTicket
 
 from . import pattern, wrong_answers

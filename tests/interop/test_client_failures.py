@@ -13,12 +13,14 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import pytest
+from server_support import until
 
 import quiche_h3
 from quiche_h3 import (
     AsyncClient,
     Client,
     ClientConfig,
+    ClientRequest,
     ConnectionClosed,
     H3ErrorCode,
     MalformedMessage,
@@ -86,6 +88,11 @@ def ask(request: pytest.FixtureRequest, cafile: str) -> Iterator[Ask]:
     loop.close()
 
 
+def write_for_ever(request: ClientRequest) -> None:
+    while True:
+        request.write(bytes(65_536))
+
+
 # Wrong answers
 
 
@@ -108,7 +115,7 @@ def test_body_that_no_response_has(aioquic: Process, ask: Ask) -> None:
 
 @pytest.mark.parametrize("name", wrong_answers.FORBIDDEN)
 def test_forbidden_frames(aioquic: Process, ask: Ask, name: str) -> None:
-    """RFC 9114 8: what may not be said at all ends the connection with its code; the pool makes another one."""
+    """RFC 9114 8: what may not be said at all ends the connection with its code; then there is another."""
     with pytest.raises(ConnectionClosed) as caught:
         ask("GET", f"{aioquic.url}/wrong/{name}")
     assert (caught.value.app, caught.value.code, caught.value.remote) == (
@@ -131,8 +138,7 @@ def test_answer_before_the_body(server: Process, ask: Ask, cafile: str) -> None:
     assert ask("GET", f"{server.url}/hello") == (200, b"Hello, HTTP/3!")
     with quiche_h3.connect(refuse, cafile=cafile) as client, client.open("POST", "/refuse") as request:
         with pytest.raises(StreamClosed):
-            while True:
-                request.write(bytes(65_536))
+            write_for_ever(request)
         assert request.response().text == "too much"
 
 
@@ -187,8 +193,10 @@ def test_killed_in_the_middle(peer: Peer, certificate: Certificate, cafile: str)
 
 
 def test_server_that_was_started_again(go_peer: GoPeer, certificate: Certificate, ask: Ask) -> None:
-    """RFC 9000 10.3, RFC 9110 9.2.2: a reset without state ends at once a connection that lay idle in the pool;
-    what may be done twice goes out once more, unseen by the program, anything else fails."""
+    """RFC 9000 10.3, RFC 9110 9.2.2: a reset without state ends the connection in the pool at once.
+
+    What may be done twice goes out once more, unseen by the program; anything else fails.
+    """
 
     def serve(port: int) -> AbstractContextManager[Process]:
         flags = ("--reset-key=one key for every life", f"--address=127.0.0.1:{port}")
@@ -211,7 +219,7 @@ def test_server_that_was_started_again(go_peer: GoPeer, certificate: Certificate
 
 
 def test_server_that_fell_silent(peer: Peer, certificate: Certificate, cafile: str) -> None:
-    """A request that timed out has the server asked for a sign of life; without one nobody else waits there."""
+    """A server that let a request time out is asked for a sign of life; without one nobody waits there."""
     limits = Timeouts(read=0.3)
     with started(peer.serve(*certificate), code=None) as process:
 
@@ -243,8 +251,7 @@ def test_server_that_fell_silent(peer: Peer, certificate: Certificate, cafile: s
                 with pytest.raises(asyncio.TimeoutError):
                     await asyncio.wait_for(client.get(hello), 0.3)
                 waiting = asyncio.ensure_future(client.get(hello))
-                while client.connections():
-                    await asyncio.sleep(0.01)
+                await until(lambda: not client.connections())
                 wake()
                 assert (await waiting).status == 200  # it went out once more
 

@@ -365,16 +365,20 @@ def test_key_update_by_the_server(aioquic: Process, cafile: str) -> None:
 
 def test_server_of_another_version(aioquic_peer: AioquicPeer, certificate: Certificate, cafile: str) -> None:
     """Version Negotiation that offers none of ours: said at once, and by its name (RFC 9000 6.2)."""
-    with started(aioquic_peer.serve(*certificate, f"--version={0x6B3343CF}")) as process:
-        with pytest.raises(ConnectError, match="version"):
-            quiche_h3.connect(process.url, cafile=cafile, config=ClientConfig(connect_timeout_ms=5000))
+    with (
+        started(aioquic_peer.serve(*certificate, f"--version={0x6B3343CF}")) as process,
+        pytest.raises(ConnectError, match="version"),
+    ):
+        quiche_h3.connect(process.url, cafile=cafile, config=ClientConfig(connect_timeout_ms=5000))
 
 
 def test_server_of_another_protocol(aioquic_peer: AioquicPeer, certificate: Certificate, cafile: str) -> None:
     """A server that speaks no HTTP/3 says so by its TLS alert (RFC 7301 3.2)."""
-    with started(aioquic_peer.serve(*certificate, "--alpn=hq-interop")) as process:
-        with pytest.raises(ConnectError, match="no_application_protocol|handshake_failure"):
-            quiche_h3.connect(process.url, cafile=cafile)
+    with (
+        started(aioquic_peer.serve(*certificate, "--alpn=hq-interop")) as process,
+        pytest.raises(ConnectError, match=r"no_application_protocol|handshake_failure"),
+    ):
+        quiche_h3.connect(process.url, cafile=cafile)
 
 
 def test_code_of_the_close(aioquic: Process, cafile: str) -> None:

@@ -258,7 +258,7 @@ def test_connections_leave_nothing_behind(server: Process, go_peer: GoPeer, coun
 
 
 def test_version_negotiation(server: Process, certificate: Certificate) -> None:
-    """RFC 9000 6: a client that begins with a version nobody knows is told of ours, and comes back with it."""
+    """RFC 9000 6: a client that begins with an unknown version is told of ours, and comes back with it."""
     configuration = configure(str(certificate.certificate))
     configuration.original_version = 0x1A2A3A4A  # reserved (RFC 9000 15)
     configuration.supported_versions = [0x1A2A3A4A, QuicProtocolVersion.VERSION_1]

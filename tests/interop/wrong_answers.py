@@ -49,11 +49,12 @@ MALFORMED: Mapping[str, Callable[[Section], bytes]] = {
 
 FORBIDDEN: Mapping[str, tuple[int, Callable[[Section], bytes]]] = {
     "data-before-headers": (0x105, lambda s: data(b"x") + headers(s, *OK)),
+    "data-before-final-headers": (0x105, lambda s: headers(s, (b":status", b"103")) + data(b"x")),
     "data-after-trailers": (0x105, lambda s: headers(s, *OK) + headers(s, (b"a", b"b")) + data(b"x")),
+    "trailers-twice": (0x105, lambda s: headers(s, *OK) + data(b"x") + headers(s, (b"a", b"b")) * 2),
     "settings": (0x105, lambda s: headers(s, *OK) + encode_frame(FrameType.SETTINGS, b"")),
     "goaway": (0x105, lambda s: encode_frame(FrameType.GOAWAY, encode_uint_var(0))),
     "frame-of-http-2": (0x105, lambda s: encode_frame(0x02, b"")),
-    "push": (0x108, lambda s: encode_frame(FrameType.PUSH_PROMISE, encode_uint_var(0) + s(OK))),
     "cut-frame": (0x106, lambda s: headers(s, *OK) + data(b"x" * 10)[:5]),
     "qpack": (0x200, lambda s: encode_frame(FrameType.HEADERS, b"\x00\x00\xff\xff\xff\xff")),
 }
