@@ -207,8 +207,30 @@ class ClientEngine:
     # The end
 
     def shutdown(self, done: Callable[[], None]) -> None:
-        """Closes every connection with H3_NO_ERROR, and calls back once the servers were told."""
+        """Closes every connection with H3_NO_ERROR, and calls back once the servers were told.
+
+        The next ticket of a resumed session is waited for, if only for a few round trips: in 0-RTT a response
+        may well be here before it, and the one that was used is gone.
+        """
         self._end()
+        patience = max((link.ticket_patience for link in self._links.values()), default=0.0)
+        if not patience:
+            self._close_all(done)
+            return
+
+        def close() -> None:
+            timer.cancel()
+            self._close_all(done)
+
+        def look() -> None:
+            self._after_turn()
+            if not any(link.ticket_patience for link in self._links.values()):
+                close()
+
+        timer = self.driver.call_later(patience, close)
+        self.driver.after_turn = look
+
+    def _close_all(self, done: Callable[[], None]) -> None:
         sent = {c: c.stats().get("packets_sent") for c in self._links if not c.closed}
         for link in {*self._links.values(), *self._unconnected}:
             link.close()

@@ -20,6 +20,7 @@ from .errors import (
     ConnectTimedOut,
     H3ErrorCode,
     InvalidState,
+    QuicErrorCode,
     QuicheH3Error,
     StreamReset,
     crypto_alert,
@@ -125,6 +126,7 @@ class Link:
         self._used = False  # a request has ended
         self._pinger: Timer | None = None
         self._check: Timer | None = None
+        self._doubted = False
         self._limit: Timer | None = None
         if timeout < float("inf"):
             self._limit = engine.driver.call_later(timeout, lambda: self._too_late(timeout))
@@ -141,6 +143,14 @@ class Link:
     def ended(self) -> bool:
         """It cannot be, or become, usable."""
         return self.error is not None or (self.connected.done() and self.connected.exception() is not None)
+
+    @property
+    def ticket_patience(self) -> float:
+        """Seconds for which it pays to wait for a ticket: a session that was resumed has used up the last."""
+        connection = self.connection or self._early
+        if connection is None or connection.closed or self._ticket_kept or not connection.resumed:
+            return 0.0
+        return 4 * float(connection.stats().get("rtt", 0.0))
 
     def open(self, exchange: ClientExchange, request: Prepared) -> None:
         """Sends a request, or holds it until the server's limit of streams lets it go.
@@ -281,9 +291,12 @@ class Link:
         if self._limit is not None:
             self._limit.cancel()
 
-    def _why(self, reason: ConnectionClosed) -> str:
+    def _why(self, connection: Connection, reason: ConnectionClosed) -> str:
         if reason.reason == b"handshake timeout":
             return f"no answer within {self._engine.config.connect_timeout_ms / 1000:g} s"
+        if reason.code == QuicErrorCode.PROTOCOL_VIOLATION and connection.stats().get("packets_received") == 0:
+            # Nothing has come that was encrypted. quiche says no more of it, and no more can be wrong.
+            return "the server speaks no version of QUIC that we speak (RFC 9000 6.2)"
         alert = None if reason.app or reason.remote else crypto_alert(reason.code)
         if alert in _DISTRUST:
             remedy = _REMEDY if alert == _UNKNOWN_CA else ""
@@ -383,7 +396,7 @@ class Link:
         if self._race is None:
             return
         self._last_reason = reason
-        self._race.failed(connection, self._why(reason))
+        self._race.failed(connection, self._why(connection, reason))
 
     def goaway(self, stream_id: int) -> None:
         """The server takes no more requests, and none from `stream_id` on was processed (RFC 9114 5.2)."""
@@ -419,8 +432,11 @@ class Link:
     def _ask_whether_alive(self) -> None:
         """A server that has kept a request waiting may be gone: then nobody else shall wait for it."""
         connection = self.connection
-        if connection is None or connection.closed or self._check is not None:
+        if connection is None or connection.closed:
             return
+        self._doubted = self._check is not None
+        if self._doubted:
+            return  # the answer that is waited for may be an older one
         connection.send_ping()
         before = connection.stats()
         patience = _PING_S + 4 * before.get("rtt", 0.0)
@@ -430,7 +446,11 @@ class Link:
 
     def _look_whether_alive(self, connection: Connection, received: int, seconds: float) -> None:
         self._check = None
-        if connection.closed or connection.stats()["packets_received"] != received:
+        if connection.closed:
+            return
+        if connection.stats()["packets_received"] != received:
+            if self._doubted:
+                self._ask_whether_alive()
             return
         why = f"no answer to a PING within {seconds:.3g} s".encode()
         self.error = self.error or ConnectionClosed(True, H3ErrorCode.H3_NO_ERROR, why, False)

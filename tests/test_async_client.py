@@ -19,6 +19,7 @@ from quiche_h3 import (
     ConnectError,
     ConnectionClosed,
     H3ErrorCode,
+    InvalidState,
     PayloadTooLarge,
     Priority,
     RedirectError,
@@ -330,3 +331,21 @@ def test_pool_and_redirects(app: Application) -> None:
 
     with other.running():
         asyncio.run(run())
+
+
+def test_loops(app: Application) -> None:
+    """A client belongs to one event loop: another one gets a clear error, and one that has ended is no obstacle."""
+    url = app.server.address.url
+    client = AsyncClient(verify=False)
+
+    async def get() -> str:
+        return await (await client.get(f"{url}/hello")).text()
+
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(get()) == "Hello, HTTP/3!\n"
+    with pytest.raises(InvalidState, match="one for each"):
+        asyncio.run(get())
+    loop.close()
+    asyncio.run(client.close())
+    with pytest.raises(ConnectionClosed):
+        asyncio.run(get())

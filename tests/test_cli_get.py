@@ -392,7 +392,7 @@ def test_failures(
     ("url", "code", "message"),
     [
         ("https://name.invalid/", 6, "the name name.invalid has no address"),
-        ("https://127.0.0.1:9/", 7, "no connection to 127.0.0.1:9"),
+        ("https://127.0.0.1:9/", 28, "no connection to 127.0.0.1:9: no answer from 127.0.0.1 within 0.3 s"),
         ("http://localhost/", 2, "'http://localhost/' is not a URL that starts with https://"),
         ("localhost", 2, "'localhost' is not a URL that starts with https://"),
     ],

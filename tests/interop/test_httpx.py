@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -54,6 +55,17 @@ def own_server(certificate: Certificate) -> Server:
     @server.get("/cookie/set")
     def cookies(req: Request, res: Response) -> None:
         res.status(204).header("set-cookie", "a=1").header("set-cookie", "b=2")
+
+    @server.get("/trailers", blocking=True)
+    def trailers(req: Request, res: Response) -> None:
+        res.write_all(b"body before trailers")
+        res.send_trailers([("x-trailer", "after the body")])
+
+    @server.get("/interim")
+    def interim(req: Request, res: Response) -> str:
+        res.inform(103, {"link": "</a.css>"})
+        res.inform(102)
+        return "after two"
 
     @server.get("/slow")
     async def slow(req: Request) -> None:
@@ -154,12 +166,57 @@ def test_errors(client: httpx.Client, url: str, certificate: Certificate) -> Non
         with pytest.raises(httpx.LocalProtocolError):
             one.get(f"{url}/describe", headers=[("x", str(n)) for n in range(300)])
 
+    for method, target in (("BAD METHOD", url), ("CONNECT", url), ("GET", "https://a b/")):
+        with pytest.raises((httpx.LocalProtocolError, httpx.InvalidURL)):
+            client.request(method, target)
+    with pytest.raises(httpx.ReadTimeout):
+        client.get("/slow", timeout=httpx.Timeout(5, read=0))
+
     def broken() -> Iterator[bytes]:
         yield b"a beginning"
         raise LookupError("no more of it")
 
     with pytest.raises(LookupError):
         client.post("/upload", content=broken())
+
+
+def test_wrong_answers(aioquic_peer: AioquicPeer, certificate: Certificate) -> None:
+    """What the server breaks off or gets wrong is httpx.RemoteProtocolError, in the head and in the body."""
+    kinds = {
+        "/wrong/no-status": "malformed",
+        "/wrong/short": "content-length is 10",
+        "/wrong/data-before-headers": "H3_FRAME_UNEXPECTED",
+        "/break/reset": "H3_INTERNAL_ERROR",
+        "/break/close": "going down",
+    }
+
+    async def run(url: str) -> None:
+        transport = AsyncHTTPX3Transport(cafile=str(certificate.certificate))
+        async with httpx.AsyncClient(transport=transport, base_url=url) as client:
+            for path, text in kinds.items():
+                with pytest.raises(httpx.RemoteProtocolError, match=text):
+                    await client.get(path)
+
+    with started(aioquic_peer.serve(*certificate)) as process:
+        transport = HTTPX3Transport(cafile=str(certificate.certificate))
+        with httpx.Client(transport=transport, base_url=process.url) as client:
+            for path, text in kinds.items():
+                with pytest.raises(httpx.RemoteProtocolError, match=text):
+                    client.get(path)
+        asyncio.run(run(process.url))
+
+
+def test_what_is_beyond_httpx(client: httpx.Client) -> None:
+    """Trailers and interim responses are in the extension; multipart forms and many threads are as ever."""
+    response = client.get("/trailers").extensions["quiche_h3_response"]
+    assert response.trailers["x-trailer"] == "after the body"
+    response = client.get("/interim").extensions["quiche_h3_response"]
+    assert [hint.status for hint in response.interim] == [103, 102]
+    body = client.post("/describe", files={"file": ("name.txt", b"its content")}).json()["body"]
+    assert "its content" in body
+    with ThreadPoolExecutor(8) as threads:
+        answers = threads.map(lambda n: client.get(f"/describe?n={n}").json()["path"], range(64))
+        assert list(answers) == [f"/describe?n={n}" for n in range(64)]
 
 
 def test_async(url: str, certificate: Certificate) -> None:
