@@ -280,11 +280,7 @@ class Getter:
             return
         origin = request.url.removesuffix(request.target)
         with self._lock:
-            info = self._client.connections().get(origin)
-            if info is not None and origin not in self._shown:
-                self._shown.add(origin)
-                _say(*_connection_lines(urlsplit(origin).hostname or "", info, self._options.insecure))
-            elif info is None:
+            if not self._show_connection(origin):
                 _say("* The request goes out in 0-RTT, before the handshake is complete")
             fields = dict.fromkeys(encode_header(*pair) for pair in options.get("headers") or ())
             _say(
@@ -294,10 +290,19 @@ class Getter:
                 ">",
             )
 
+    def _show_connection(self, origin: str) -> bool:
+        """Shows it where that was not done; False while its handshake goes on."""
+        info = self._client.connections().get(origin)
+        if info is not None and origin not in self._shown:
+            self._shown.add(origin)
+            _say(*_connection_lines(urlsplit(origin).hostname or "", info, self._options.insecure))
+        return info is not None
+
     def _show_response(self, response: ClientResponse) -> None:
         if not self._options.verbose:
             return
         with self._lock:
+            self._show_connection(response.url.removesuffix(response.request.target))
             for hint in response.interim:
                 lines = (f"< {name}: {value}" for name, value in hint.headers.items())
                 _say(f"< HTTP/3 {hint.status}", *lines, "<")

@@ -294,7 +294,10 @@ class Link:
     def _why(self, connection: Connection, reason: ConnectionClosed) -> str:
         if reason.reason == b"handshake timeout":
             return f"no answer within {self._engine.config.connect_timeout_ms / 1000:g} s"
-        if reason.code == QuicErrorCode.PROTOCOL_VIOLATION and connection.stats().get("packets_received") == 0:
+        if (
+            reason.code == QuicErrorCode.PROTOCOL_VIOLATION
+            and connection.stats().get("packets_received") == 0
+        ):
             # Nothing has come that was encrypted. quiche says no more of it, and no more can be wrong.
             return "the server speaks no version of QUIC that we speak (RFC 9000 6.2)"
         alert = None if reason.app or reason.remote else crypto_alert(reason.code)

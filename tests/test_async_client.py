@@ -334,7 +334,7 @@ def test_pool_and_redirects(app: Application) -> None:
 
 
 def test_loops(app: Application) -> None:
-    """A client belongs to one event loop: another one gets a clear error, and one that has ended is no obstacle."""
+    """A client belongs to one event loop: another gets a clear error, one that has ended is no obstacle."""
     url = app.server.address.url
     client = AsyncClient(verify=False)
 
