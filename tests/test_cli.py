@@ -198,8 +198,6 @@ def test_access_log_can_be_turned_off(site: Path) -> None:
         (["check-config", "--set", "cc_algorithm=fast"], "cc_algorithm: 'fast'"),
         (["get"], "(?i)missing argument"),
         (["get", "localhost/hello"], "starts with https://"),
-        (["get", "https://nowhere.invalid/"], "nowhere.invalid has no address"),
-        (["get", "https://127.0.0.1:9/", "--timeout", "0.1"], "no answer from 127.0.0.1 within 0.1 s"),
         (["get", "https://127.0.0.1:9/", "--timeout", "0"], "timeout: 0.0 is not above 0"),
         (["get", "https://127.0.0.1:9/", "--cacert", "none.pem"], "cafile: 'none.pem'"),
         (["get", "https://127.0.0.1:9/", "-H", "no colon"], "NAME: VALUE"),

@@ -271,14 +271,14 @@ def test_version_negotiation(server: Process, certificate: Certificate) -> None:
 
 
 def test_stateless_reset(go_peer: GoPeer) -> None:
-    """RFC 9000 10.3: a server that was killed and started again ends quic-go's download at once."""
+    """RFC 9000 10.3: a server that was killed and started again ends quic-go's upload at once."""
 
     def serve(port: int) -> AbstractContextManager[Process]:
-        options = json.dumps({"secret_key": "ab" * 32, "bind_port": port})
+        options = json.dumps({"secret_key": "ab" * 32, "bind_port": port, "max_request_body_size": 2 * GIB})
         return started([sys.executable, "-m", "net.site", "serve", options], code=None)
 
     with serve(0) as first, Relay("simple-p2p", upstream=("127.0.0.1", first.said["port"])) as relay:
-        command = go_peer.trusting(None).command("download", f"{relay.url}/bytes/{GIB}", timeout=60)
+        command = go_peer.trusting(None).command("upload", f"{relay.url}/sha256", size=GIB, timeout=60)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
             while len(relay.log) < 200:
                 time.sleep(0.01)
