@@ -2,9 +2,11 @@ from libc.stdint cimport uint64_t
 
 
 cdef class SessionFlow:
+    cdef bint newest                # the peer speaks the last drafts
     cdef uint64_t window            # bytes the peer may be ahead of what was read
     cdef uint64_t streams[2]        # its streams there may be at once, by kind: unidirectional, bidirectional
-    cdef uint64_t consumed          # bytes of its streams that were read
+    cdef uint64_t received          # bytes of its streams that have arrived
+    cdef uint64_t consumed          # and that were read
     cdef uint64_t granted           # bytes it was told that it may send
     cdef uint64_t begun[2]          # its streams so far
     cdef uint64_t ended[2]          # of these, how many have ended

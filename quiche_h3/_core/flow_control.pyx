@@ -23,9 +23,11 @@ cdef class SessionFlow:
     """What each side has sent and may send.
 
     `ours` and `peers` are what was announced in SETTINGS: (bytes, unidirectional streams, bidirectional streams).
+    A peer of the last drafts (`newest`) may not say a limit twice, one of those before may.
     """
 
-    def __init__(self, ours, peers):
+    def __init__(self, ours, peers, bint newest=False):
+        self.newest = newest
         self.window, self.streams[0], self.streams[1] = ours
         self.granted, self.granted_streams[0], self.granted_streams[1] = ours
         self.limit, self.limit_streams[0], self.limit_streams[1] = peers
@@ -38,19 +40,20 @@ cdef class SessionFlow:
         return self.begun[bidi] <= self.granted_streams[bidi]
 
     def take_data(self, uint64_t n):
-        """So many bytes were read. False: the peer may not have sent them.
+        """So many bytes have arrived, read or not. False: the peer may not have sent them."""
+        self.received += n
+        return self.received <= self.granted
 
-        What was not read yet is bounded by the windows of QUIC, and is judged when it is read.
-        """
+    def consume(self, uint64_t n):
+        """So many of them were read."""
         self.consumed += n
-        return self.consumed <= self.granted
 
     def end_stream(self, unsigned char bidi):
         """A stream of the peer has ended: it may open another one."""
         self.ended[bidi] += 1
 
     def cut(self, uint64_t unread):
-        """A half of the peer's was cut off, with at most `unread` bytes not read: nobody tells us how many it sent."""
+        """A half of the peer's was cut off, with at most `unread` bytes that it has sent and nobody reads."""
         if self.granted > self.consumed:
             self.consumed += min(unread, self.granted - self.consumed)
 
@@ -80,19 +83,23 @@ cdef class SessionFlow:
 
     def take_capsule(self, uint64_t kind, bytes value):
         """A capsule of flow control has come. False: it is malformed, or takes back what was given."""
-        cdef uint64_t given
+        cdef uint64_t given, before
+        cdef int bidi = kind == MAX_STREAMS_BIDI
         decoded = decode_varint(value)
         if decoded is None or decoded[1] != len(value):
             return False
         given = decoded[0]
+        if kind != MAX_DATA and given > <uint64_t>1 << 60:
+            return False
+        if kind == STREAMS_BLOCKED_BIDI or kind == STREAMS_BLOCKED_UNI:
+            return True
+        before = self.limit if kind == MAX_DATA else self.limit_streams[bidi]
+        if given < before or (given == before and self.newest):
+            return False
         if kind == MAX_DATA:
-            if given < self.limit:
-                return False
             self.limit = given
         else:
-            if given < self.limit_streams[kind == MAX_STREAMS_BIDI] or given > <uint64_t>1 << 60:
-                return False
-            self.limit_streams[kind == MAX_STREAMS_BIDI] = given
+            self.limit_streams[bidi] = given
         return True
 
     def blocked(self):

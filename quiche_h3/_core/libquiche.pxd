@@ -308,6 +308,7 @@ cdef extern from "quiche_h3_extra.h" nogil:
     int quiche_h3_config_enable_reset_stream_at(quiche_config *config, c_bool enabled)
     bint quiche_h3_conn_reset_stream_at_negotiated(const quiche_conn *conn)
     bint quiche_h3_conn_stream_reset_at(quiche_conn *conn, uint64_t stream_id, uint64_t error, uint64_t reliable_size)
+    bint quiche_h3_conn_stream_offsets(const quiche_conn *conn, uint64_t stream_id, uint64_t *read, uint64_t *received)
     int quiche_h3_config_claim_streams(quiche_h3_config *config, c_bool enabled)
     int64_t quiche_h3_conn_next_claimed_stream(quiche_h3_conn *h3)
     int64_t quiche_h3_conn_open_claimed_stream(quiche_h3_conn *h3, quiche_conn *conn, c_bool bidi)

@@ -180,12 +180,15 @@ cdef class WebTransport(Carrier):
         """Reads the session ID, which comes first."""
         cdef uint8_t data[8]
         cdef Py_ssize_t i, size, have = len(head)
-        cdef uint64_t session_id, code = 0
+        cdef uint64_t session_id, kind = 0, received = 0, code = 0
         cdef c_bool fin = False
         cdef ssize_t got
         memcpy(data, PyBytes_AS_STRING(head), have)
         size = 1 if have == 0 else 1 << (data[0] >> 6)
         self.heads.pop(stream_id, None)
+        # What was read until now is the stream's type, which may be longer than it need be, and these bytes.
+        if quiche_h3_conn_stream_offsets(self.http3.connection.c.quic, stream_id, &kind, &received):
+            kind -= have
         while have < size:
             got = quiche_conn_stream_recv(self.http3.connection.c.quic, stream_id, data + have, size - have, &fin, &code)
             if got == QUICHE_ERR_DONE:
@@ -200,9 +203,9 @@ cdef class WebTransport(Carrier):
         session_id = data[0] & 0x3F
         for i in range(1, size):
             session_id = session_id << 8 | data[i]
-        return self.bind(stream_id, session_id, fin)
+        return self.bind(stream_id, session_id, kind + size, fin)
 
-    cdef int bind(self, uint64_t stream_id, uint64_t session_id, bint fin) except -1:
+    cdef int bind(self, uint64_t stream_id, uint64_t session_id, uint64_t head, bint fin) except -1:
         """Gives the stream to its session, or keeps it for a while when that has not come yet."""
         cdef SessionBase session
         if session_id & 3:
@@ -210,17 +213,17 @@ cdef class WebTransport(Carrier):
             return 0
         session = self.sessions.get(session_id)
         if session is not None:
-            return self.give(stream_id, session, fin)
+            return self.give(stream_id, session, head, fin)
         if session_id in self.gone or not self.http3.server:
             return self.refuse(stream_id, H3ErrorCode.WT_SESSION_GONE)
         if session_id in self.http3.streams:  # a request, but no session
             return self.refuse(stream_id, to_wire(self.config.wt_app_err_invalid_stream))
         if len(self.early) >= MAX_EARLY_STREAMS:
             return self.refuse(stream_id, H3ErrorCode.WT_BUFFERED_STREAM_REJECTED)
-        self.early[stream_id] = (session_id, self.now, fin)
+        self.early[stream_id] = (session_id, self.now, head, fin)
         return 0
 
-    cdef int give(self, uint64_t stream_id, SessionBase session, bint fin) except -1:
+    cdef int give(self, uint64_t stream_id, SessionBase session, uint64_t head, bint fin) except -1:
         cdef StreamBase stream
         cdef bint bidi = not stream_id & 2
         cdef uint64_t limit = self.config.wt_max_streams_bidi if bidi else self.config.wt_max_streams_uni
@@ -234,6 +237,7 @@ cdef class WebTransport(Carrier):
         stream = session._new_stream()
         stream.id = stream_id
         stream.incoming = True
+        stream.head = head
         stream.receiving = not fin
         stream.sending = bidi
         self.add(stream)
@@ -291,7 +295,8 @@ cdef class WebTransport(Carrier):
         self.idle_check_at = 0
         waiting = [stream_id for stream_id, kept in self.early.items() if kept[0] == session.session_id]
         for stream_id in waiting:
-            self.give(stream_id, session, self.early.pop(stream_id)[2])
+            kept = self.early.pop(stream_id)
+            self.give(stream_id, session, kept[2], kept[3])
         self.http3.connection.touch()
         return 0
 

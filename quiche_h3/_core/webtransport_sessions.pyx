@@ -29,6 +29,7 @@ from quiche_h3.errors import ConnectionClosed, DatagramError, DatagramNotEnabled
 
 # WT_INITIAL_MAX_DATA, WT_INITIAL_MAX_STREAMS_UNI and _BIDI
 INITIAL_MAX = (0x2B61, 0x2B64, 0x2B65)
+WT_ENABLED = 0x2C7CF000                 # sent by both sides from draft 15 on
 
 
 cdef class Tunnel:
@@ -101,18 +102,25 @@ cdef class SessionBase:
         self.transport.counters.n.sessions += 1
         self.transport.counters.n.sessions_active += 1
 
+    def flow_controlled(self):
+        """Section 5.1: on where both sides have announced a limit. Known once the peer's SETTINGS have come."""
+        peer = self.transport.peer_settings() or {}
+        return self.transport.config.wt_session_window > 0 and any(peer.get(identifier) for identifier in INITIAL_MAX)
+
     cdef int start_flow_control(self, dict peer) except -1:
-        """Section 5.6: on where both sides have announced a limit, counted from the session's start."""
+        """Section 5: counted from the session's start."""
         config = self.transport.config
         peers = tuple(peer.get(identifier, 0) for identifier in INITIAL_MAX)
-        if not any(peers) or not config.wt_session_window:
+        if not self.flow_controlled():
             return 0
         self.flow = SessionFlow(
-            (config.wt_session_window, config.wt_max_streams_uni, config.wt_max_streams_bidi), peers)
+            (config.wt_session_window, config.wt_max_streams_uni, config.wt_max_streams_bidi), peers, WT_ENABLED in peer)
         self.flow.begun = self.accepted
         self.flow.ended[0] = self.accepted[0] - self.incoming[0]
         self.flow.ended[1] = self.accepted[1] - self.incoming[1]
-        self.flow.consumed = self.n.bytes_received
+        self.flow.consumed = self.flow.received = self.n.bytes_received
+        for stream in self.streams.values():
+            (<StreamBase>stream).counted = (<StreamBase>stream).bytes_received
         return 0
 
     def more_credit(self):

@@ -65,7 +65,6 @@ cdef class StreamOwner:
     cdef readonly SessionFlow flow      # None where there is no flow control
     cdef uint64_t incoming[2]           # the peer's streams there are, by kind: unidirectional, bidirectional
     cdef session_counters n
-    cdef bint take_data(self, Py_ssize_t n) except -1
     cdef int give_credit(self) except -1
 
 
@@ -85,10 +84,13 @@ cdef class StreamBase:
     cdef readonly bint fin_queued
     cdef uint64_t turn                  # when `share` was given
     cdef Py_ssize_t share               # bytes it may still write in that turn
-    cdef bint cut                       # the peer's half ended before its end was read
+    cdef uint64_t head                  # bytes that say whose stream it is, where the peer has sent them
+    cdef uint64_t counted               # bytes after these that have arrived, as the session's flow control knows
     cdef readonly uint64_t bytes_sent
     cdef readonly uint64_t bytes_received
     cdef int arrived(self) except -1
+    cdef bint count_arrived(self) except -1
+    cdef int cut_off(self, uint64_t unread) except -1
     cdef int broke(self, ssize_t rc, uint64_t code) except -1
     cdef int keep(self, bytes data) except -1
     cdef int pump(self) except -1

@@ -88,14 +88,6 @@ cdef class Carrier(Claims):
 cdef class StreamOwner:
     """The session, as its streams see it."""
 
-    cdef bint take_data(self, Py_ssize_t n) except -1:
-        """Flow control of what was read. False: the peer had no credit for it, and the session is over."""
-        if not self.flow.take_data(n):
-            self._flow_error()
-            return False
-        self.give_credit()
-        return True
-
     cdef int give_credit(self) except -1:
         cdef bytes capsules = self.flow.grants()
         if capsules:
@@ -117,7 +109,7 @@ cdef class StreamBase:
         cdef uint64_t code = 0
         cdef ssize_t got
         cdef Carrier transport = self.session.transport
-        if not self.receiving or n <= 0 or transport.quic() == NULL:
+        if not self.receiving or n <= 0 or transport.quic() == NULL or not self.count_arrived():
             return b""
         got = quiche_conn_stream_recv(transport.http3.connection.c.quic, self.id, scratch, min(n, SCRATCH), &fin, &code)
         if got < 0:
@@ -129,8 +121,9 @@ cdef class StreamBase:
         self.bytes_received += got
         self.session.n.bytes_received += got
         transport.counters.n.bytes_received += got
-        if self.session.flow is not None and not self.session.take_data(got):
-            return b""
+        if self.session.flow is not None:
+            self.session.flow.consume(got)
+            self.session.give_credit()
         if fin:
             self.receiving = False
             self.settle()
@@ -142,7 +135,7 @@ cdef class StreamBase:
         cdef uint64_t code = 0
         cdef ssize_t got
         cdef quiche_conn *quic = self.session.transport.http3.connection.c.quic
-        if not self.receiving:
+        if not self.receiving or not self.count_arrived():
             return 0
         if self.wanted:
             self._readable()
@@ -155,11 +148,34 @@ cdef class StreamBase:
                 self.settle()
         return 0
 
+    cdef bint count_arrived(self) except -1:
+        """Flow control of what has arrived, read or not (section 5.6.4). What lies behind a gap counts once that is
+        closed. False: the peer had no credit for it, and the session is over.
+        """
+        cdef uint64_t read = 0, received = 0, more
+        cdef SessionFlow flow = self.session.flow
+        if flow is None or not quiche_h3_conn_stream_offsets(
+                self.session.transport.http3.connection.c.quic, self.id, &read, &received):
+            return True
+        more = received - self.head - self.counted
+        self.counted += more
+        if more == 0 or flow.take_data(more):
+            return True
+        self.session._flow_error()
+        return False
+
+    cdef int cut_off(self, uint64_t unread) except -1:
+        """The peer's half has ended before its end was read: what nobody will read is given back."""
+        if self.session.flow is not None and self.session.open:
+            self.session.flow.cut(unread)
+            self.session.give_credit()
+        return 0
+
     cdef int broke(self, ssize_t rc, uint64_t code) except -1:
         if rc == QUICHE_ERR_DONE:
             return 0
         self.receiving = False
-        self.cut = True
+        self.cut_off(self.counted - min(self.counted, self.bytes_received))  # up to the final size, which a reset tells
         self.session.transport.counters.note_reset(code)
         self._was_reset(code)
         return self.settle()
@@ -168,7 +184,7 @@ cdef class StreamBase:
         """STOP_SENDING with a code of HTTP/3."""
         if self.receiving and self.session.transport.quic() != NULL:
             self.receiving = False
-            self.cut = True
+            self.cut_off(self.session.transport.config.max_stream_window)  # nobody tells us how much it has sent
             self.session.transport.counters.n.resets_sent += 1
             quiche_conn_stream_shutdown(self.session.transport.quic(), self.id, QUICHE_SHUTDOWN_READ, code)
             self.session.transport.http3.connection.touch()
@@ -337,8 +353,6 @@ cdef class StreamBase:
         if self.session.flow is not None and self.session.open:
             if self.incoming:
                 self.session.flow.end_stream(not (self.id & 2))
-            if self.cut:
-                self.session.flow.cut(self.session.transport.config.max_stream_window)
             self.session.give_credit()
         self._over()
         return 0

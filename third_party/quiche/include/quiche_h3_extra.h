@@ -61,6 +61,12 @@ bool quiche_h3_conn_reset_stream_at_negotiated(const quiche_conn *conn);
 bool quiche_h3_conn_stream_reset_at(quiche_conn *conn, uint64_t stream_id,
                                     uint64_t error, uint64_t reliable_size);
 
+// How many bytes of the stream were read, and how many have arrived: its largest offset, be it behind a gap, or the
+// final size of a reset. One that was reset counts as read as soon as the reset can be told. Returns false when there
+// is no such stream, or it is complete and all was read.
+bool quiche_h3_conn_stream_offsets(const quiche_conn *conn, uint64_t stream_id,
+                                   uint64_t *read, uint64_t *received);
+
 // Claimed streams: what WebTransport needs (draft-ietf-webtrans-http3 sections 4.2 and 4.3). Off by default.
 //
 // When enabled, a unidirectional stream of the peer that begins with 0x54, and a bidirectional one that begins
@@ -155,6 +161,15 @@ static inline bool quiche_h3_conn_stream_reset_at(quiche_conn *conn, uint64_t st
     (void)stream_id;
     (void)error;
     (void)reliable_size;
+    return false;
+}
+
+static inline bool quiche_h3_conn_stream_offsets(const quiche_conn *conn, uint64_t stream_id,
+                                                 uint64_t *read, uint64_t *received) {
+    (void)conn;
+    (void)stream_id;
+    (void)read;
+    (void)received;
     return false;
 }
 

@@ -106,6 +106,22 @@ pub unsafe extern "C" fn quiche_h3_conn_stream_reset_at(
 }
 
 /// # Safety
+/// `conn` came from quiche and is not in use elsewhere during the call; `read` and `received` point to writable values.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_stream_offsets(
+    conn: *const Connection,
+    stream_id: u64,
+    read: *mut u64,
+    received: *mut u64,
+) -> bool {
+    let offsets = (*conn).stream_offsets(stream_id);
+    if let Some(offsets) = offsets {
+        (*read, *received) = offsets;
+    }
+    offsets.is_some()
+}
+
+/// # Safety
 /// `h3` and `conn` came from quiche, belong together and are not in use elsewhere during the call.
 #[no_mangle]
 pub unsafe extern "C" fn quiche_h3_conn_stream_discard(

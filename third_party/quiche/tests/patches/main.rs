@@ -16,6 +16,7 @@ mod memory;
 mod pair;
 mod qpack_instructions;
 mod raw;
+mod received_bytes;
 mod report_every_stop;
 mod reserved_bits;
 mod reset_stream_at;
