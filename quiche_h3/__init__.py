@@ -115,11 +115,18 @@ from .webtransport import (
     CloseInfo,
     WebTransportSession,
 )
+from .webtransport_blocking import (
+    BlockingSession,
+    BlockingStream,
+)
 from .webtransport_server import (
     ServerSession,
 )
 from .webtransport_streams import (
     WebTransportStream,
+)
+from .webtransport_threads import (
+    BlockingServerSession,
 )
 
 if TYPE_CHECKING:
@@ -164,8 +171,7 @@ if TYPE_CHECKING:
         aconnect_webtransport,
     )
     from .webtransport_sync import (
-        BlockingSession,
-        BlockingStream,
+        BlockingClientSession,
         connect_webtransport,
     )
 
@@ -181,6 +187,8 @@ __all__ = [
     "AsyncHTTPX3Transport",
     "BadRequest",
     "BlockingBody",
+    "BlockingClientSession",
+    "BlockingServerSession",
     "BlockingSession",
     "BlockingStream",
     "Body",
@@ -308,8 +316,7 @@ _LAZY = {
     "AsyncHTTPX3Transport": "httpx_transport",
     "HTTPX3Transport": "httpx_transport",
     "aconnect": "async_client",
-    "BlockingSession": "webtransport_sync",
-    "BlockingStream": "webtransport_sync",
+    "BlockingClientSession": "webtransport_sync",
     "ClientSession": "webtransport_client",
     "aconnect_webtransport": "webtransport_client",
     "connect_webtransport": "webtransport_sync",

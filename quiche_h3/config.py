@@ -570,6 +570,9 @@ class ServerConfig(TransportConfig):
 
     # Handlers
     handler_threads: int = integer(32, "threads", 1, 1024, "Threads for blocking handlers.")
+    wt_session_threads: int = integer(
+        64, "threads", 1, 4096, "Sessions at once with blocking handlers, each with a thread; then 503."
+    )
     handler_timeout_ms: int = integer(
         120_000, "ms", 0, _DAY_MS, "A handler that has not begun its response by then: 503; 0 waits for ever."
     )

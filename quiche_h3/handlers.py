@@ -133,7 +133,7 @@ class Dispatcher:
             kind = route.kind
             if stream.receiving or kind > COROUTINE or kind == GENERATOR:
                 if kind == SESSION:
-                    self._sessions.request(stream, request, route, self._own_fields)
+                    self._sessions.request(stream, request, route)
                     return
                 # A tunnel (CONNECT) has no end to wait for, nor has an exchange of datagrams: the handler is
                 # called at once.
@@ -343,6 +343,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """Lets the threads go, each after what it is doing."""
+        self._sessions.close()
         if self._pool is not None:
             self._pool.close()
             self._pool = None

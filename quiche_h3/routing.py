@@ -53,11 +53,15 @@ Origins = Collection[str] | Callable[[str, Any], object] | None
 
 @dataclass(slots=True, eq=False)
 class SessionPolicy:
-    """What a route of WebTransport sessions adds to its handler, whose own kind is `kind`."""
+    """What a route of WebTransport sessions adds to its handler, whose own kind is `kind`.
+
+    `calls` is how it is to be called inside of its middleware: PLAIN, COROUTINE or BLOCKING.
+    """
 
     kind: HandlerKind
     origins: Origins
     protocols: tuple[str, ...]
+    calls: HandlerKind
 
 
 _ErrorTable = dict[type[BaseException], ErrorHandler]
@@ -200,20 +204,26 @@ class Router:
         *,
         origins: Origins = None,
         protocols: Iterable[str] = (),
+        blocking: bool = False,
         name: str | None = None,
     ) -> Callable[[H], H]:
         """Decorator: let a function of (session) or (request, session) serve WebTransport on `pattern`.
 
         `async def`, whose return closes the session with code 0, or plain: it sets callbacks and returns.
+        With `blocking` a plain function has a thread and a session that waits, and its return closes that.
         Register it before the server is bound. `origins`: whose pages may open a session, None for those of
         the same origin, a collection of origins ("*" for all), or a function of (origin, request).
-        `protocols`: the subprotocols it knows. Middleware stands around requests only.
+        `protocols`: the subprotocols it knows.
         """
 
         def register(handler: H) -> H:
             kind, arity = _inspect(handler, most=2)
             if kind not in (HandlerKind.PLAIN, HandlerKind.COROUTINE):
                 raise RouteError(f"{pattern!r}: sessions are served by plain functions and coroutines")
+            if blocking:
+                if kind is not HandlerKind.PLAIN:
+                    raise RouteError(f"{pattern!r}: blocking=True is for plain functions")
+                kind = HandlerKind.BLOCKING
             known = tuple(protocols)
             if any(not (p.isascii() and p.isprintable() and p) for p in known):
                 raise RouteError(f"{pattern!r}: the name of a subprotocol is printable ASCII")
@@ -228,7 +238,7 @@ class Router:
                     name or getattr(handler, "__qualname__", None) or type(handler).__qualname__,
                     handler,
                     parse_pattern(pattern).params,
-                    session=SessionPolicy(kind, origins, known),
+                    session=SessionPolicy(kind, origins, known, kind),
                 )
             )
             self._changed()
@@ -293,6 +303,9 @@ class Router:
         returns; an `async def` middleware awaits it, and may stand around plain handlers too. A middleware
         that is not `async def` cannot stand around handlers that are, nor an `async def` one around blocking
         handlers: `compile()` raises RouteError. Requests that match no route pass no middleware.
+
+        It stands around the handlers of WebTransport sessions too. There `response` can refuse the session:
+        by a status of 300 or more, by what the middleware returns, or by an exception.
         """
         kind, arity = _inspect(function, most=3)
         if arity != 3 or kind not in (HandlerKind.PLAIN, HandlerKind.COROUTINE):
@@ -398,6 +411,9 @@ class Router:
         for route in self._routes:
             pattern = join(prefix, route.pattern)
             handler, kind, arity = _compose(route, layers)
+            session = route.session
+            if session is not None:
+                session, kind = replace(session, calls=kind), HandlerKind.SESSION
             yield replace(
                 route,
                 pattern=pattern,
@@ -406,6 +422,7 @@ class Router:
                 arity=arity,
                 params=parse_pattern(pattern).params,
                 errors=errors,
+                session=session,
             )
         for base, router in self._mounted:
             yield from router._collect(prefix + base, layers, errors)
@@ -506,13 +523,20 @@ def _arity(handler: Callable[..., object], most: int) -> int:
 
 def _compose(route: Route, layers: tuple[Middleware, ...]) -> tuple[Callable[..., Any], HandlerKind, int]:
     """The handler inside its middleware, outermost first, as (handler, kind, arity)."""
-    if not layers or route.kind is HandlerKind.SESSION:
-        return route.handler, route.kind, route.arity
+    own = route.kind if route.session is None else route.session.kind
+    if route.session is not None:
+        call = _with_session(route.handler, route.arity)
+    elif layers:
+        call = _with_two_arguments(route.handler, route.arity)
+    else:
+        return route.handler, own, route.arity
+    if not layers:
+        return call, own, 2
     waiting = [layer for layer in layers if _kind(layer) is HandlerKind.COROUTINE]
-    call = _with_two_arguments(route.handler, route.arity)
-    kind = HandlerKind.BLOCKING if route.blocking else HandlerKind.PLAIN
-    if waiting or route.kind in (HandlerKind.COROUTINE, HandlerKind.ASYNC_GENERATOR):
-        if route.blocking:
+    blocking = own is HandlerKind.BLOCKING
+    kind = HandlerKind.BLOCKING if blocking else HandlerKind.PLAIN
+    if waiting or own in (HandlerKind.COROUTINE, HandlerKind.ASYNC_GENERATOR):
+        if blocking:
             raise RouteError(
                 f"{route.pattern!r}: a blocking handler cannot have the async middleware {waiting[0]!r}"
             )
@@ -521,12 +545,21 @@ def _compose(route: Route, layers: tuple[Middleware, ...]) -> tuple[Callable[...
             raise RouteError(
                 f"{route.pattern!r}: middleware {wrong!r} must be 'async def' like what it wraps"
             )
-        if route.kind is not HandlerKind.COROUTINE:
+        if own is not HandlerKind.COROUTINE:
             call = _awaitable(call)
         kind = HandlerKind.COROUTINE
     for layer in reversed(layers):
         call = _link(layer, call)
     return call, kind, 2
+
+
+def _with_session(handler: Callable[..., Any], arity: int) -> CallNext:
+    """A handler of sessions takes its session from the response, which only the middleware around it sees."""
+    return lambda request, response: handler(*_arguments(request, response.enter(), arity))
+
+
+def _arguments(request: Any, session: Any, arity: int) -> tuple[Any, ...]:
+    return (session,) if arity == 1 else (request, session)[:arity]
 
 
 def _with_two_arguments(handler: Callable[..., Any], arity: int) -> CallNext:

@@ -251,7 +251,7 @@ class Server(Router):
 
     def _wants_asyncio(self) -> bool:
         routes = self.routes()
-        kinds = {route.kind if route.session is None else route.session.kind for route in routes}
+        kinds = {route.kind if route.session is None else route.session.calls for route in routes}
         for table in (self._errors, *(table for route in routes for table in route.errors)):
             kinds.update(handler.kind for handler in table.values())
         return self.config.event_backend is EventBackend.ASYNCIO or not kinds.isdisjoint(_ASYNC_KINDS)
