@@ -39,6 +39,8 @@ DRAIN_SESSION: Final = 0x78AE
 MAX_REASON: Final = 1024
 _MAX_DATA: Final = 0x190B4D3D
 _MAX_STREAMS: Final = (0x190B4D40, 0x190B4D3F)  # by kind: unidirectional, bidirectional
+_STREAMS_BLOCKED: Final = (0x190B4D44, 0x190B4D43)
+_OF_STREAMS: Final = (0x190B4D3E, 0x190B4D42)  # WT_MAX_STREAM_DATA, WT_STREAM_DATA_BLOCKED: for HTTP/2 alone
 _MAX_CAPSULES: Final = 4096  # bytes of capsules that wait for a peer who takes none
 
 StreamCallback = Callable[["WebTransportStream"], object]
@@ -91,8 +93,8 @@ class WebTransportSession(SessionBase):
         self.on_stream_data: Callable[[WebTransportStream, bytes, bool], object] | None = None
         self.on_stream_reset: Callable[[WebTransportStream, int], object] | None = None
         self.on_stream_closed: StreamCallback | None = None
-        credit = dict.fromkeys((_MAX_DATA, *_MAX_STREAMS), 8)
-        self._reader = CapsuleReader({CLOSE_SESSION: 4 + MAX_REASON, DRAIN_SESSION: 0, **credit})
+        limits = dict.fromkeys((_MAX_DATA, *_MAX_STREAMS, *_STREAMS_BLOCKED, *_OF_STREAMS), 16)
+        self._reader = CapsuleReader({CLOSE_SESSION: 4 + MAX_REASON, DRAIN_SESSION: 0, **limits})
         self._come: tuple[deque[WebTransportStream], ...] = (deque(), deque())  # uni, bidi
         self._stream_waiters = (Waiters(), Waiters())
         self._datagram_waiters = Waiters()
@@ -182,6 +184,9 @@ class WebTransportSession(SessionBase):
                 self._begin_stream(come.popleft(), callback)
         while self.on_datagram is not None and (payload := self.next_datagram()) is not None:
             self.on_datagram(payload)
+        self._capsules()
+        if not self.stream.receiving:
+            self._finished()
 
     def _ended(self, info: CloseInfo) -> None:
         if self.over:
@@ -357,9 +362,14 @@ class WebTransportSession(SessionBase):
         elif kind == CLOSE_SESSION:
             if len(value) < 4:
                 raise CapsuleError("a session's end has no code")
-            reason = value[4:].decode("utf-8", "replace")
+            try:
+                reason = value[4:].decode()
+            except UnicodeDecodeError as exc:
+                raise CapsuleError("the reason of a session's end is not UTF-8") from exc
             self._finish_tunnel()
             self._ended(CloseInfo(int.from_bytes(value[:4], "big"), reason, True))
+        elif kind in _OF_STREAMS:  # section 5.4
+            raise CapsuleError("a limit of one stream is QUIC's, not the session's")
         elif kind != DRAIN_SESSION:
             self._credit(kind, value)
         elif not self.draining:
@@ -375,7 +385,7 @@ class WebTransportSession(SessionBase):
             self._flow_error()
         elif kind == _MAX_DATA:
             self.more_credit()
-        else:
+        elif kind in _MAX_STREAMS:
             self._opening.wake()
 
     def _flow_error(self) -> None:

@@ -159,6 +159,10 @@ def open_session(
         if settings is None:
             done(link.error or closed_by_us())
             return
+        if settings.get(_WT_ENABLED, 0) > 1:  # section 3.1
+            http3.connection.close(H3ErrorCode.H3_SETTINGS_ERROR, b"WT_ENABLED is 0 or 1")
+            done(SessionRejected(0, f"{asked.authority} offers WebTransport by a setting that is malformed"))
+            return
         offers = [identifier for identifier in supported if settings.get(identifier)]
         if not offers or not settings.get(_ENABLE_CONNECT_PROTOCOL):
             done(SessionRejected(0, f"{asked.authority} does not offer WebTransport"))

@@ -121,10 +121,10 @@ def test_several_sessions_beside_requests() -> None:
         blue.datagram(b"!")
         red.datagram(b"?")
         assert await soon(blue.datagrams.get()) == b"blue!"
+        assert await soon(red.datagrams.get()) == b"red?"
         red.close(1, "bye")
         await red.closed()
         blue.datagram(b"again")
-        assert await soon(red.datagrams.get()) == b"red?"
         assert await soon(blue.datagrams.get()) == b"blueagain"
 
     talk(server, scenario)
@@ -203,6 +203,7 @@ def test_what_is_no_session() -> None:
         assert await status("/nowhere") == 404
         assert await status("/wt", head={b":method": b"GET", b":protocol": None}) == 405
         assert await status("/wt", protocol=b"websocket") == 501
+        assert await status("/wt", head={b":scheme": b"http"}) == 400
         with logged("quiche_h3") as records:
             assert await status("/failing") == 500
             assert await status("/failing?1") == 403
@@ -213,7 +214,7 @@ def test_what_is_no_session() -> None:
         await client.session("/wt")
         assert await soon(client.connect_session("/wt").reset_code) == 0x10B
         metrics = server.export_metrics()["webtransport"]
-        assert (metrics["sessions"], metrics["sessions_active"], metrics["sessions_rejected"]) == (3, 2, 4)
+        assert (metrics["sessions"], metrics["sessions_active"], metrics["sessions_rejected"]) == (3, 2, 5)
         handlers = server.export_metrics()["handlers"]
         assert handlers["active"] == 2
 
@@ -307,6 +308,60 @@ def test_codes_and_reasons_of_both_sides() -> None:
     ]
     assert isinstance(seen[3].error, StreamReset)
     assert seen[3].error.code == 0x10C
+
+
+def test_all_the_callbacks() -> None:
+    """What a plain handler hears of a session and its streams, in the order in which it happens."""
+    heard: list[Any] = []
+
+    def handler(session: ServerSession) -> None:
+        session.state = "mine"
+        session.on_session_established = lambda: heard.append(("open", session.session_id))
+        session.on_session_draining = lambda: heard.append("draining")
+        session.on_session_closed = heard.append
+        session.on_datagram = heard.append
+        session.on_bidi_stream = lambda stream: heard.append(("bidi", stream.id))
+        session.on_uni_stream = lambda stream: heard.append(("uni", stream.id))
+        session.on_stream_data = lambda stream, data, fin: heard.append((data, fin))
+        session.on_stream_reset = lambda stream, code: heard.append(("reset", code))
+
+        def closed(stream: WebTransportStream) -> None:
+            heard.append(("over", stream.id))
+            assert (stream.readable, stream.writable) == (False, False)
+
+        session.on_stream_closed = closed
+
+    async def scenario(client: WebTransportClient) -> None:
+        def heard_all(*expected: object) -> Any:
+            return until(lambda: heard == [*before, *expected])
+
+        before: list[Any] = []
+        session = await client.session("/wt")
+        await heard_all(("open", session.id))
+        before += heard
+        session.datagram(b"datagram")
+        await heard_all(b"datagram")
+        before[:] = heard
+        uni = session.open(b"one way", True, uni=True)
+        await heard_all(("uni", uni.id), (b"one way", True), ("over", uni.id))
+        before[:] = heard
+        bidi = session.open(b"both")
+        await heard_all(("bidi", bidi.id), (b"both", False))
+        before[:] = heard
+        bidi.reset(0x52E4A40FA8DB + 7)
+        await heard_all(("reset", 7))
+        bidi.stop(0x10C)  # no application's
+        await heard_all(("reset", 7), ("reset", -1), ("over", bidi.id))
+        before[:] = heard
+        left = session.open(b"left")
+        await heard_all(("bidi", left.id), (b"left", False))
+        before[:] = heard
+        session.capsule(0x78AE, b"")
+        session.close(9, "bye")
+        await session.closed()
+        await heard_all("draining", ("over", left.id), CloseInfo(9, "bye", True))
+
+    talk(server_with(handler), scenario)
 
 
 def test_bad_codes_and_reasons_of_our_own() -> None:

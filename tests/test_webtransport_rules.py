@@ -322,10 +322,22 @@ def test_a_session_without_traffic() -> None:
         encode_capsule(0x2843, bytes(4) + b"x" * 1025),
         encode_varint(0x2843) + encode_varint(1 << 40),
         encode_capsule(0x2843, bytes(3)),
+        encode_capsule(0x2843, bytes(4) + b"\xff"),
         encode_capsule(0x78AE, b"x"),
+        encode_capsule(0x190B4D3E, b"\x00\x00"),
+        encode_capsule(0x190B4D42, b"\x00\x00"),
         encode_capsule(0x2843, bytes(4)) + b"\0",
     ],
-    ids=["long reason", "huge", "no code", "drain with a value", "more after the close"],
+    ids=[
+        "long reason",
+        "huge",
+        "no code",
+        "no UTF-8",
+        "drain with a value",
+        "limit of a stream",
+        "a stream that is blocked",
+        "more after the close",
+    ],
 )
 def test_malformed_capsules(data: bytes) -> None:
     """Section 5, RFC 9297 3.3, attack row 42: the CONNECT stream is reset with H3_MESSAGE_ERROR."""
@@ -337,6 +349,55 @@ def test_malformed_capsules(data: bytes) -> None:
         assert await soon(session.stop_code) == 0x10E
 
     talk(server_with(wait), scenario)
+
+
+@pytest.mark.parametrize("ending", ["at once", "in a capsule", "by a FIN"])
+def test_what_comes_before_the_answer(ending: str) -> None:
+    """Section 3.2: before the session is accepted there are no capsules; then those that came count."""
+    infos: list[CloseInfo] = []
+    accept = asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def handler(session: ServerSession) -> None:
+        loops.append(asyncio.get_running_loop())
+        await accept.wait()
+        assert session.close_info is None
+        session.accept()
+        infos.append(await session.wait_closed())
+
+    async def scenario(client: WebTransportClient) -> None:
+        if ending == "at once":  # with the field section
+            session = client.connect_session("/wt", fin=True)
+        else:
+            session = client.connect_session("/wt")
+            data = encode_capsule(0x2843, (3).to_bytes(4, "big") + b"changed my mind")
+            client.http.send_data(session.id, data if ending == "in a capsule" else b"", True)
+            client.transmit()
+        await until(lambda: loops)
+        await client.ping()
+        loops[0].call_soon_threadsafe(accept.set)
+        assert await session.status() == 200
+        assert await session.closed() == (0, "")
+
+    talk(server_with(handler), scenario)
+    expected = (3, "changed my mind") if ending == "in a capsule" else (0, "")
+    assert infos == [CloseInfo(*expected, True)]
+
+
+def test_capsules_of_a_session_that_is_refused() -> None:
+    """Section 3.2: they are discarded, malformed ones too."""
+
+    async def handler(session: ServerSession) -> None:
+        session.reject(429)
+
+    async def scenario(client: WebTransportClient) -> None:
+        session = client.connect_session("/wt")
+        client.http.send_data(session.id, encode_capsule(0x2843, b"x"), False)
+        client.transmit()
+        assert await session.status() == 429
+        await soon(session.ended)
+
+    talk(server_with(handler), scenario)
 
 
 def test_a_session_that_ends_inside_of_a_capsule() -> None:

@@ -146,6 +146,7 @@ class WebTransportClient(QuicConnectionProtocol):
         protocol: bytes = b"webtransport",
         fields: list[tuple[bytes, bytes]] | None = None,
         head: dict[bytes, bytes | None] | None = None,
+        fin: bool = False,
     ) -> PeerSession:
         """Sends the CONNECT, or whatever `head` makes of it."""
         session_id = self._quic.get_next_available_stream_id()
@@ -159,7 +160,7 @@ class WebTransportClient(QuicConnectionProtocol):
             **(head or {}),
         }
         pairs = [(name, value) for name, value in pseudo.items() if value is not None]
-        self.http.send_headers(session_id, pairs + (fields or []), pseudo[b":method"] != b"CONNECT")
+        self.http.send_headers(session_id, pairs + (fields or []), fin or pseudo[b":method"] != b"CONNECT")
         self.transmit()
         return session
 
