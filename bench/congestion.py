@@ -29,6 +29,8 @@ LINKS = {  # name: scenario, MiB to transfer
     "loss2": (LOSS + "2", 4),
     "long100": ("simple-p2p --delay=50ms --bandwidth=100Mbps --queue=1000", 32),
     "long300": ("simple-p2p --delay=150ms --bandwidth=100Mbps --queue=3000", 32),
+    "jitter": ("simple-p2p --delay=25ms --bandwidth=100Mbps --queue=400 --jitter=10ms", 8),
+    "late": ("simple-p2p --delay=25ms --bandwidth=100Mbps --queue=400 --reorder=2 --reorder-delay=5ms", 8),
 }
 
 

@@ -106,6 +106,20 @@ def test_goodput(algorithm: str, direction: str) -> None:
     assert 8 * MIB * 8 / seconds >= GOODPUT[algorithm] * 1e6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", ["--jitter=10ms", "--reorder=2 --reorder-delay=5ms"])
+@pytest.mark.parametrize("algorithm", GOODPUT)
+def test_goodput_under_reordering(algorithm: str, faults: str) -> None:
+    """RFC 9002 6.1, RFC 9438 4.9: late is not lost. At least half of what the same link gives in order."""
+    fields = {"cc_algorithm": algorithm}
+    seconds = []
+    for words in ("", faults):
+        link = f"simple-p2p --delay=25ms --bandwidth=50Mbps --queue=400 {words}"
+        with behind(link, **fields) as relay, connect(relay.url) as client:
+            seconds.append(download(client, 6 * MIB))
+    assert seconds[1] < 2 * seconds[0], seconds
+
+
 @pytest.mark.parametrize("enable_pacing", [False, True])
 def test_pacing_on_and_off(enable_pacing: bool) -> None:
     """BBR2 spaces packets out, unless it is told not to: then they come in bursts (RFC 9002 7.7)."""

@@ -17,6 +17,7 @@ mod pair;
 mod qpack_instructions;
 mod raw;
 mod received_bytes;
+mod reordering;
 mod report_every_stop;
 mod reserved_bits;
 mod reset_stream_at;
