@@ -264,6 +264,7 @@ with_sources() {
     # BSD and macOS have no flock: there, two first builds at once are the user's to avoid.
     exec 9>"$work/lock"
     ! have flock || flock 9
+    set_paths # what is built is what is there now, after the wait
     fetch_sources
     copy_crate
     patch_sources

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
@@ -175,6 +176,17 @@ def choice(enum: type[Enum], doc: str) -> dict[str, Option]:
 def blob(doc: str, size: int = 0, secret: bool = False) -> Any:
     low, high = (size, size) if size else (1, 16 * MIB)
     return _declared(None, Option("bytes", doc, low=low, high=high, optional=True, secret=secret))
+
+
+def address_and_port(value: str) -> tuple[IPv4Address | IPv6Address, int]:
+    """Of a text like `192.0.2.1:443` or `[2001:db8::1]:443`. Raises ValueError."""
+    host, _, port = value.rpartition(":")
+    address = ip_address(host[1:-1] if host[:1] + host[-1:] == "[]" else host)
+    if (address.version == 6 and not host.startswith("[")) or not (
+        port.isdecimal() and 0 < int(port) < 65_536
+    ):
+        raise ValueError(value)
+    return address, int(port)
 
 
 def convert(options: Mapping[str, Option], given: Mapping[str, object], source: str) -> dict[str, Any]:

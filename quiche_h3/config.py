@@ -18,6 +18,7 @@ from ._options import (
     KIB,
     MIB,
     Option,
+    address_and_port,
     blob,
     choice,
     convert,
@@ -67,6 +68,7 @@ class LogLevel(str, Enum):
     TRACE = "trace"
 
 
+_IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _T = TypeVar("_T", bound="TransportConfig")
 
 
@@ -405,6 +407,12 @@ class ServerConfig(TransportConfig):
     )
     bind_port: int = integer(4433, "", 0, 65_535, "UDP port, the same on every address; 0 takes a free one.")
     dual_stack: bool = flag(True, "An IPv6 wildcard socket serves IPv4 as well.")
+    preferred_address_v4: str | None = text(
+        None,
+        "Address and port that clients are to go to after the handshake, as 192.0.2.1:4433 (RFC 9000 9.6). "
+        "Bound as well, unless a bound address covers it.",
+    )
+    preferred_address_v6: str | None = text(None, "The same for IPv6, as [2001:db8::1]:4433.")
     tcp_pages: bool = flag(False, "Answer HTTPS over TCP on the same port too: a browser's first visit.")
 
     # TLS: one of the two pairs, or dev_cert
@@ -597,6 +605,23 @@ class ServerConfig(TransportConfig):
         """`bind_addr` as a list."""
         return [self.bind_addr] if isinstance(self.bind_addr, str) else list(self.bind_addr)
 
+    def preferred_addresses(self) -> dict[str, tuple[_IpAddress, int]]:
+        """The preferred addresses that are given, by the names of their fields. Raises `ConfigError`."""
+        found = {}
+        for version in (4, 6):
+            name = f"preferred_address_v{version}"
+            if (value := getattr(self, name)) is None:
+                continue
+            try:
+                found[name] = address_and_port(value)
+                if found[name][0].version != version or found[name][0].is_unspecified:
+                    raise ValueError(value)
+            except ValueError:
+                example = "192.0.2.1:4433" if version == 4 else "[2001:db8::1]:4433"
+                problem = f"{value!r} is not an IPv{version} address with a port"
+                raise ConfigError(name, problem, f"use one like {example}") from None
+        return found
+
     def validate(self) -> None:
         """Checks every value, and values against each other. Raises `ConfigError` for the first wrong one.
 
@@ -639,6 +664,7 @@ class ServerConfig(TransportConfig):
                 ) from None
         if len(set(addresses)) != len(addresses):
             raise ConfigError("bind_addr", "an address is listed twice", "list each once")
+        self.preferred_addresses()
         if (
             self.dual_stack
             and ipaddress.ip_address("::") in addresses
@@ -679,6 +705,9 @@ class ClientConfig(TransportConfig):
     client_cert_path: str | None = path("PEM file of our certificate chain, for servers that demand one.")
     client_key_path: str | None = path("PEM file of its private key, not encrypted.")
     ticket_path: str | None = path("File that session tickets are kept in, mode 0600; none is memory alone.")
+    use_preferred_address: bool = flag(
+        True, "Go to the address that the server prefers, once it has answered there (RFC 9000 9.6)."
+    )
     early_data: str = text(
         "never", "Requests that may go in 0-RTT, which can be replayed (RFC 8470).", ("never", "safe", "all")
     )

@@ -132,6 +132,8 @@ class ConnectionMetrics:
     """DATAGRAM frames sent."""
     migrations: int = 0
     """New paths that peers moved to (RFC 9000 9)."""
+    preferred_moves: int = 0
+    """Of these connections, the ones that went over to the server's preferred address (RFC 9000 9.6)."""
     rtt: RttMetrics = field(default_factory=RttMetrics)
     """Round-trip times."""
 

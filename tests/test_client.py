@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_support import BLOCK, KIB, MIB, Application, blocks, digest, eventually, streams
+from client_support import BLOCK, KIB, MIB, Application, blocks, digest, eventually, free_port, streams
 
 import quiche_h3
 from quiche_h3 import (
@@ -509,6 +509,29 @@ def test_migration_that_is_not_wanted() -> None:
         with pytest.raises(InvalidState, match="disable_active_migration"):
             client.migrate()
         assert client.get("/hello").text == "here"
+
+
+def test_preferred_address_of_the_server() -> None:
+    """The client goes to the port that the server prefers, and may then migrate although it was asked not to.
+
+    RFC 9000 18.2: disable_active_migration does not hold any more once the preferred address is in use.
+    """
+    config = ServerConfig(
+        dev_cert=True,
+        bind_addr="127.0.0.1",
+        bind_port=0,
+        preferred_address_v4=f"127.0.0.1:{free_port()}",
+        disable_active_migration=True,
+    )
+    server = Server(config)
+    server.get("/where")(lambda req: "{}:{}".format(*req.connection.local_address))
+    with server.running() as address, quiche_h3.connect(address.url, verify=False) as client:
+        assert client.info.address == (address.host, address.port)
+        eventually(lambda: client.get("/where").text == config.preferred_address_v4)
+        assert server.export_metrics()["connections"]["preferred_moves"] == 1
+        local = client.migrate()
+        assert client.get("/where").text == config.preferred_address_v4
+        assert [peer.peer_address for peer in server.connections] == [local]
 
 
 def test_close_leaves_nothing(app: Application) -> None:

@@ -23,6 +23,12 @@ cdef struct issued_cid:
     uint8_t len
     uint8_t id[20]
 
+# How far a client is with the server's preferred address (RFC 9000 9.6).
+cdef enum preference:
+    PREFERENCE_UNKNOWN = 0
+    PREFERENCE_PROBED
+    PREFERENCE_SETTLED   # one way or the other
+
 # What the loops without the GIL see of a connection. Embedded in the Connection that owns it.
 cdef struct conn_t:
     deadline due             # first member: the heap's pointer is the connection's
@@ -34,6 +40,10 @@ cdef struct conn_t:
     bint established
     bint closing             # we have closed it: nothing paces what is left to send
     bint given_up            # it took too long, or runs away: what is left to send goes, then the connection
+    preference preferred
+    bint moved               # to the server's preferred address
+    uint8_t probes           # how often its path was asked for an answer
+    uint64_t probe_at        # when that is to be done again
     uint32_t silent_timeouts # how many timers have run out since the last packet came
     bint more                # work is left over from the last turn
     int flushed              # how the last send pass ended
@@ -53,6 +63,8 @@ cdef struct conn_t:
     quiche_send_info *held_info  # owned, allocated with `held`
     unsigned cid_count
     issued_cid cids[20]
+    unsigned buried_count
+    issued_cid buried[8]     # the last that the peer has retired
 
 
 cdef class Protocol:

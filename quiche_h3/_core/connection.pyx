@@ -163,8 +163,12 @@ cdef class Connection:
 
     @property
     def migration_disabled(self):
-        """The peer asks us not to migrate (RFC 9000 18.2, disable_active_migration)."""
-        return self.quic() != NULL and quiche_h3_conn_peer_disables_migration(self.c.quic)
+        """The peer asks us not to migrate (RFC 9000 18.2, disable_active_migration).
+
+        From its preferred address, if we are there, we may.
+        """
+        return (self.quic() != NULL and quiche_h3_conn_peer_disables_migration(self.c.quic)
+                and not self.c.moved)
 
     def probe_path(self, local):
         """Begins to validate the path from `local` (host, port) to the peer (RFC 9000 8.2). Client only.
@@ -197,6 +201,9 @@ cdef class Connection:
             raise self.ending()
         check_quic(quiche_conn_migrate_source(self.c.quic, <sockaddr *>&address, n, &seq))
         self.c.local = address
+        if self.c.preferred == PREFERENCE_PROBED:
+            self.c.preferred = PREFERENCE_UNKNOWN  # it is the way there from here that has to be validated now
+            self.c.probe_at = self.c.probes = 0
         self.touch()
 
     @property

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 from quiche_h3._core.admission cimport Admission
 from quiche_h3._core.connection cimport Connection, Gate, conn_t, deadlines
+from quiche_h3._core.libquiche cimport quiche_path_event
 from quiche_h3._core.opening cimport Opening
 from quiche_h3._core.routes cimport Routes
 from quiche_h3._core.send_pass cimport SendPass
@@ -30,6 +31,7 @@ cdef struct engine_counters:
     uint64_t closed_by_us
     uint64_t pto_count
     uint64_t migrations
+    uint64_t preferred_moves
 
 
 cdef class Endpoint:
@@ -72,6 +74,8 @@ cdef class Endpoint:
     cdef int watch(self, Connection conn) except -1
     cdef int open_protocol(self, Connection conn) except -1
     cdef int handle_paths(self, Connection conn) except -1
+    cdef int probe_preferred(self, conn_t *c) except -1
+    cdef int path_validated(self, conn_t *c, const quiche_path_event *event) except -1
     cdef int expire(self) except -1
     cdef int finish(self, conn_t *c) except -1
     cdef int renew_key(self, conn_t *c) except -1

@@ -11,8 +11,10 @@ import os
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from quiche_h3._core.connection cimport DEADLINE_NONE, deadlines_next, deadlines_remove, deadlines_set
-from quiche_h3._core.libc_net cimport monotonic, sockaddr, socklen_t
+from quiche_h3._core.connection cimport (
+    DEADLINE_NONE, PREFERENCE_PROBED, PREFERENCE_SETTLED, deadlines_next, deadlines_remove, deadlines_set,
+)
+from quiche_h3._core.libc_net cimport monotonic, sockaddr, sockaddr_storage, socklen_t
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.send_pass cimport FLUSH_DONE
 from quiche_h3._core.stateless cimport PACKET_INITIAL, PACKET_SHORT, PACKET_ZERO_RTT, packet_parse
@@ -24,6 +26,9 @@ cdef enum:
     TURN_DEADLINES = 64
     # So many timers without an answer: the path may have become too narrow for our packets (RFC 8899 4.3).
     BLACK_HOLE_TIMEOUTS = 3
+    # So often is the server's preferred address asked for an answer, at intervals that double.
+    PREFERRED_PROBES = 5
+    PREFERRED_PROBE_INTERVAL = 300_000_000
 
 log = logging.getLogger("quiche_h3.quic")
 
@@ -180,6 +185,9 @@ cdef class Endpoint:
             c = self.unknown_packet(u, m, &h, data, n)
             if c == NULL:
                 return 0
+        if c == &self.routes.nobody:
+            self.opening.n.unknown_dropped += 1
+            return 0
         info.from_ = <sockaddr *>&m.peer
         info.from_len = m.peer_len
         info.to = <sockaddr *>&m.local
@@ -449,16 +457,53 @@ cdef class Endpoint:
         """Drains path events and retired connection IDs: left alone, a path slot is lost at each rebinding."""
         cdef conn_t *c = &conn.c
         cdef quiche_path_event *event
+        cdef int kind
+        cdef sockaddr_storage local
         cdef socklen_t local_len, peer_len
+        if c.preferred != PREFERENCE_SETTLED and self.now >= c.probe_at:
+            self.probe_preferred(c)
         while True:
             event = quiche_conn_path_event_next(c.quic)
             if event == NULL:
                 break
-            if quiche_path_event_type(event) == QUICHE_PATH_EVENT_PEER_MIGRATED:
-                quiche_path_event_peer_migrated(event, &c.local, &local_len, &c.peer, &peer_len)
+            kind = quiche_path_event_type(event)
+            if kind == QUICHE_PATH_EVENT_VALIDATED and c.preferred == PREFERENCE_PROBED:
+                self.path_validated(c, event)
+            elif kind == QUICHE_PATH_EVENT_PEER_MIGRATED:
+                quiche_path_event_peer_migrated(event, &local, &local_len, &c.peer, &peer_len)
                 self.n.migrations += 1
+                if memcmp(&local, &c.local, local_len) != 0:  # our address changes by our own wish alone
+                    self.n.preferred_moves += not c.moved
+                    c.moved = True
+                    c.local = local
             quiche_path_event_free(event)
         return self.routes.replace_retired(c)
+
+    cdef int probe_preferred(self, conn_t *c) except -1:
+        """RFC 9000 8.2.1: the answer may be lost though the challenge was acknowledged, so there is more than one."""
+        cdef int begun = quiche_h3_conn_probe_preferred_address(c.quic)
+        if begun < 0 or c.probes == PREFERRED_PROBES:
+            c.preferred = PREFERENCE_SETTLED
+        elif begun:
+            c.preferred = PREFERENCE_PROBED
+            c.probe_at = self.now + (<uint64_t>PREFERRED_PROBE_INTERVAL << c.probes)
+            c.probes += 1
+        return 0
+
+    cdef int path_validated(self, conn_t *c, const quiche_path_event *event) except -1:
+        """RFC 9000 9.6.1: the client goes to the server's preferred address as soon as that has answered."""
+        cdef sockaddr_storage local, peer
+        cdef socklen_t local_len, peer_len
+        cdef uint64_t seq
+        quiche_path_event_validated(event, &local, &local_len, &peer, &peer_len)
+        if memcmp(&peer, &c.peer, peer_len) == 0 or memcmp(&local, &c.local, local_len) != 0:
+            return 0  # the way to the address that is in use, from a new one of ours
+        c.preferred = PREFERENCE_SETTLED
+        if quiche_conn_migrate(c.quic, <sockaddr *>&local, local_len, <sockaddr *>&peer, peer_len, &seq) == 0:
+            c.peer = peer
+            c.moved = True
+            self.n.preferred_moves += 1
+        return 0
 
     cdef int finish(self, conn_t *c) except -1:
         """After the send pass a connection gets its next deadline."""
@@ -473,6 +518,8 @@ cdef class Endpoint:
             at = min(at, c.wake_at)
         if c.watch_at:
             at = min(at, c.watch_at)
+        if c.preferred == PREFERENCE_PROBED:
+            at = min(at, c.probe_at)
         if c.sent - c.key_began >= self.packet_limit // 2 and not c.closing:
             self.renew_key(c)
         if not deadlines_set(&self.due, &c.due, at):

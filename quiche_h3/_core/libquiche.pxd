@@ -204,11 +204,16 @@ cdef extern from "quiche.h" nogil:
 
     int quiche_conn_probe_path(quiche_conn *conn, const sockaddr *local, socklen_t local_len,
                                const sockaddr *peer, socklen_t peer_len, uint64_t *seq)
+    int quiche_conn_migrate(quiche_conn *conn, const sockaddr *local, socklen_t local_len,
+                            const sockaddr *peer, socklen_t peer_len, uint64_t *seq)
     int quiche_conn_migrate_source(quiche_conn *conn, const sockaddr *local, socklen_t local_len, uint64_t *seq)
     int quiche_conn_is_path_validated(const quiche_conn *conn, const sockaddr *from_, size_t from_len,
                                       const sockaddr *to, size_t to_len)
     quiche_path_event *quiche_conn_path_event_next(quiche_conn *conn)
     int quiche_path_event_type(const quiche_path_event *ev)
+    void quiche_path_event_validated(const quiche_path_event *ev,
+                                     sockaddr_storage *local, socklen_t *local_len,
+                                     sockaddr_storage *peer, socklen_t *peer_len)
     void quiche_path_event_peer_migrated(const quiche_path_event *ev,
                                          sockaddr_storage *local, socklen_t *local_len,
                                          sockaddr_storage *peer, socklen_t *peer_len)
@@ -299,6 +304,9 @@ cdef extern from "quiche.h" nogil:
 
 cdef extern from "quiche_h3_extra.h" nogil:
     bint quiche_h3_conn_peer_disables_migration(const quiche_conn *conn)
+    bint quiche_h3_conn_set_preferred_address(quiche_conn *conn, const uint8_t *v4, const uint8_t *v6,
+                                              const uint8_t *cid, size_t cid_len, const uint8_t *token)
+    int quiche_h3_conn_probe_preferred_address(quiche_conn *conn)
     void quiche_h3_config_set_initial_rtt(quiche_config *config, uint64_t ms)
     void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn)
     uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t, uint64_t
 from quiche_h3._core.admission cimport Admission, Host
-from quiche_h3._core.connection cimport Connection
+from quiche_h3._core.connection cimport Connection, conn_t
 from quiche_h3._core.routes cimport Routes
 from quiche_h3._core.settings cimport EngineSettings
 from quiche_h3._core.stateless cimport StatelessAnswers, packet_header
@@ -28,5 +28,6 @@ cdef class Opening:
     cdef Connection admit(self, udp_socket *u, udp_message *m, packet_header *h, uint8_t *data, size_t n, uint64_t now)
     cdef Connection accept(self, udp_socket *u, udp_message *m, Host host, bytes dcid, bytes odcid, uint64_t now)
     cdef Connection connect(self, udp_socket *u, peer, bytes name, bytes ticket, uint64_t now)
+    cdef int prefer_address(self, conn_t *c) except -1
     cdef int adopt(self, Connection conn, udp_socket *u, uint64_t now) except -1
     cdef int start_logs(self, Connection conn) except -1

@@ -8,6 +8,7 @@ import os
 
 from libc.string cimport memcpy
 from quiche_h3._core.admission cimport ADMIT, DEMAND_RETRY, REFUSE, verdict
+from quiche_h3._core.connection cimport PREFERENCE_SETTLED, PREFERENCE_UNKNOWN
 from quiche_h3._core.libc_net cimport sockaddr, sockaddr_storage, socklen_t
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.stateless cimport PACKET_INITIAL, PACKET_SHORT
@@ -84,11 +85,25 @@ cdef class Opening:
         conn.host = host
         memcpy(&conn.c.peer, &m.peer, m.peer_len)
         memcpy(&conn.c.local, &m.local, m.local_len)
+        conn.c.preferred = PREFERENCE_SETTLED
         self.adopt(conn, u, now)
         self.n.accepted += 1
         if not (self.routes.add(&conn.c, scid) and (odcid is not None or self.routes.add(&conn.c, dcid))):
             conn.c.given_up = conn.c.closing = True  # there is no memory for what it needs
+        elif self.settings.preferred:
+            self.prefer_address(&conn.c)
         return conn
+
+    cdef int prefer_address(self, conn_t *c) except -1:
+        """Tells the client where we want it to go, with the connection ID that it is to use there."""
+        cdef bytes cid = self.answers.fresh_cid()
+        cdef bytes token = self.answers.reset_token(cid)
+        cdef bytes v4 = self.settings.preferred_v4, v6 = self.settings.preferred_v6
+        if quiche_h3_conn_set_preferred_address(
+                c.quic, <const uint8_t *>v4 if v4 is not None else NULL,
+                <const uint8_t *>v6 if v6 is not None else NULL, cid, len(cid), token):
+            self.routes.add(c, cid)
+        return 0
 
     cdef Connection connect(self, udp_socket *u, peer, bytes name, bytes ticket, uint64_t now):
         """A client's connection from a socket to `peer` (host, port)."""
@@ -103,6 +118,7 @@ cdef class Opening:
             raise QuicheH3Error(f"no connection to {peer[0]} port {peer[1]} could be made")
         memcpy(&conn.c.peer, &to, to_len)
         memcpy(&conn.c.local, &u.bound, u.bound_len)
+        conn.c.preferred = PREFERENCE_UNKNOWN if self.settings.use_preferred else PREFERENCE_SETTLED
         self.adopt(conn, u, now)
         self.routes.add(&conn.c, scid)
         if ticket is not None:

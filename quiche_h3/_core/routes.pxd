@@ -16,10 +16,12 @@ cdef extern from "cid_table.h" nogil:
 
 cdef class Routes:
     cdef cid_table table
+    cdef conn_t nobody      # whose connection IDs were retired
     cdef StatelessAnswers answers
 
     cdef conn_t *find(self, const uint8_t *cid, size_t n) noexcept nogil
     cdef bint add(self, conn_t *c, bytes cid) except -1
     cdef int issue(self, conn_t *c) except -1
     cdef int replace_retired(self, conn_t *c) except -1
+    cdef void bury(self, conn_t *c, const uint8_t *cid, size_t n) noexcept
     cdef void remove_all(self, conn_t *c) noexcept

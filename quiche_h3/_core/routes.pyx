@@ -3,7 +3,7 @@
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 from quiche_h3._core.connection cimport issued_cid
 from quiche_h3._core.libquiche cimport *
 
@@ -20,6 +20,7 @@ cdef class Routes:
         memcpy(key, PyBytes_AS_STRING(seed), 16)
         if not cid_table_init(&self.table, key):
             raise MemoryError("no memory for the connection table")
+        memset(&self.nobody, 0, sizeof(self.nobody))
         self.answers = answers
 
     def __dealloc__(self):
@@ -62,7 +63,7 @@ cdef class Routes:
             return 0
         ids = quiche_conn_retired_scid_iter(c.quic)
         while quiche_connection_id_iter_next(ids, &cid, &n):
-            cid_table_remove(&self.table, cid, n)
+            self.bury(c, cid, n)
             for i in range(c.cid_count):
                 if c.cids[i].len == n and memcmp(c.cids[i].id, cid, n) == 0:
                     c.cid_count -= 1
@@ -71,8 +72,26 @@ cdef class Routes:
         quiche_connection_id_iter_free(ids)
         return self.issue(c)
 
+    cdef void bury(self, conn_t *c, const uint8_t *cid, size_t n) noexcept:
+        """A packet that was overtaken by the retirement of its connection ID is no reason for a stateless reset.
+
+        Some peers still take one for it (RFC 9000 10.3.1 forbids that), and lose a connection that is well.
+        """
+        cdef size_t room = sizeof(c.buried) // sizeof(c.buried[0])
+        cdef issued_cid *slot = &c.buried[c.buried_count % room]
+        cid_table_remove(&self.table, cid, n)
+        if c.buried_count >= room:
+            cid_table_remove(&self.table, slot.id, slot.len)
+        c.buried_count += 1
+        slot.len = n
+        memcpy(slot.id, cid, n)
+        cid_table_put(&self.table, cid, n, &self.nobody)  # without memory for it there is a reset
+
     cdef void remove_all(self, conn_t *c) noexcept:
         cdef size_t i
         for i in range(c.cid_count):
             cid_table_remove(&self.table, c.cids[i].id, c.cids[i].len)
         c.cid_count = 0
+        for i in range(min(<size_t>c.buried_count, sizeof(c.buried) // sizeof(c.buried[0]))):
+            cid_table_remove(&self.table, c.buried[i].id, c.buried[i].len)
+        c.buried_count = 0

@@ -30,6 +30,10 @@ cdef class EngineSettings:
     cdef readonly size_t max_burst
     cdef readonly size_t max_train    # bytes of one message to send
     cdef readonly size_t max_packet   # bytes of the largest packet, a probe of the path MTU
+    cdef bint preferred               # a server has a preferred address
+    cdef bytes preferred_v4           # as on the wire: address and port; or None
+    cdef bytes preferred_v6
+    cdef bint use_preferred           # a client goes to the server's
     cdef uint64_t tickets_until       # nanoseconds of the monotonic clock: then the ticket keys rotate
 
     cdef int rotate_tickets(self, uint64_t now) except -1

@@ -126,11 +126,13 @@ cdef class EngineSettings:
         self._set_tls(config, certificate)
         if certificate is None:
             self.keys = TokenKeys()
+            self.use_preferred = config.use_preferred_address
         else:
             secrets = (config.secret_key, config.retry_token_lifetime_ms, config.previous_secret_key)
             self.keys = TokenKeys(*secrets) if keys is None else keys.renewed(*secrets)
             self._set_tickets_and_names(config, others)
             self.tickets_until = self.keys.tickets_until(config.ticket_key_period_ms)
+            self._set_preferred(config)
         self._set_http3(config, certificate is not None)
 
     def _set_transport(self, config):
@@ -171,8 +173,9 @@ cdef class EngineSettings:
         cdef int i
         cdef bytes context, key, name
         self.tls = quiche_h3_tls_new()
-        if self.tls == NULL and (others or config.enable_early_data):
-            field = "more_certificates" if others else "enable_early_data"
+        preferred = config.preferred_addresses()
+        if self.tls == NULL and (others or preferred or config.enable_early_data):
+            field = "more_certificates" if others else next(iter(preferred), "enable_early_data")
             raise ConfigError(field, "this build's quiche cannot do that", "build without QUICHE_H3_SYSTEM")
         for key in self.keys.ticket_keys():
             quiche_h3_tls_add_ticket_key(self.tls, key, config.early_data_register_size)
@@ -194,6 +197,15 @@ cdef class EngineSettings:
         check_tls(quiche_h3_tls_attach(self.tls, self.quic, context, config.verify_peer))
         for i in range(self.other_count):
             check_tls(quiche_h3_tls_attach(self.tls, self.others[i], context, config.verify_peer))
+
+    def _set_preferred(self, config):
+        for address, port in config.preferred_addresses().values():
+            wire = address.packed + port.to_bytes(2, "big")
+            if address.version == 4:
+                self.preferred_v4 = wire
+            else:
+                self.preferred_v6 = wire
+            self.preferred = True
 
     cdef int rotate_tickets(self, uint64_t now) except -1:
         """Takes a new ticket key, since the time of the last has come; the one before goes on for as long again."""

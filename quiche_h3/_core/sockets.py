@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import logging
 import socket
+from ipaddress import IPv4Address, IPv6Address
 
 from ..config import ServerConfig, TransportConfig
 from ..errors import ConfigError
@@ -18,7 +19,10 @@ _FORCE = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}
 
 
 def open_server_sockets(config: ServerConfig) -> list[UdpSocket]:
-    """Binds every configured address. Raises ConfigError, with nothing left bound, when one cannot be had."""
+    """Binds every configured address, and the preferred ones that these do not cover.
+
+    Raises ConfigError, with nothing left bound, when one cannot be had.
+    """
     sockets: list[UdpSocket] = []
     port = config.bind_port
     try:
@@ -28,11 +32,29 @@ def open_server_sockets(config: ServerConfig) -> list[UdpSocket]:
             )
             sockets.append(sock)
             port = sock.address[1]  # port 0: all addresses share the one that was found first
+        for field, (preferred, port) in config.preferred_addresses().items():
+            if not any(_covers(sock.address, preferred, port, config.dual_stack) for sock in sockets):
+                sockets.append(_open_preferred(config, field, str(preferred), port))
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
     return sockets
+
+
+def _covers(bound: tuple[str, int], address: IPv4Address | IPv6Address, port: int, dual_stack: bool) -> bool:
+    """What comes in for the address comes in by this socket."""
+    host = ipaddress.ip_address(bound[0])
+    takes_family = host.version == address.version or (dual_stack and host.version == 6)
+    return bound[1] == port and (host == address or (host.is_unspecified and takes_family))
+
+
+def _open_preferred(config: ServerConfig, field: str, address: str, port: int) -> UdpSocket:
+    try:
+        return open_socket(config, address, port)
+    except ConfigError as exc:
+        remedy = "use an address of this machine, or one that leads to a bound address and port"
+        raise ConfigError(field, exc.problem, remedy) from exc
 
 
 def _reachable(address: str, dual_stack: bool) -> str:

@@ -8,13 +8,17 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..config import ClientConfig, ServerConfig
 from ..errors import QuicheH3Error
+from ..happy_eyeballs import source_address
 from . import webtransport
 from .cases import CASES, UNSUPPORTED, Case
 from .files import Client, Url, make_server
+
+# The runner's client: our address on the way there is the one that it reaches us at.
+_CLIENTS: Final = {"preferred_address_v4": "193.167.0.100", "preferred_address_v6": "fd00:cafe:cafe:0::100"}
 
 
 def main(arguments: list[str], env: Mapping[str, str]) -> int:
@@ -31,6 +35,8 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
         return UNSUPPORTED
     options = {**diagnostics(env), **fields, "alpn_protocols": list(case.alpn)}
     try:
+        if role == "server" and case.prefer_address:
+            options.update(preferred_addresses(server_port(env) + 1))
         return serve(root, env, options) if role == "server" else fetch(root, env, options, case)
     except (OSError, ValueError, QuicheH3Error) as exc:
         print(f"{role}, {name}: {exc}", file=sys.stderr)
@@ -71,10 +77,27 @@ def diagnostics(env: Mapping[str, str]) -> dict[str, Any]:
     return options
 
 
+def server_port(env: Mapping[str, str]) -> int:
+    """Where the runner wants a server."""
+    return int(env.get("PORT", "443"))
+
+
+def preferred_addresses(port: int) -> dict[str, str]:
+    """Fields of the configuration: another port of the addresses at which the runner's client reaches us."""
+    fields = {}
+    for field, client in _CLIENTS.items():
+        try:
+            host = source_address((client, port))
+        except OSError:
+            continue  # no way there by this family
+        fields[field] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return fields
+
+
 def server_config(root: Path, env: Mapping[str, str], options: dict[str, Any]) -> ServerConfig:
     """Where the runner wants a server, and with what."""
     return ServerConfig(
-        bind_port=int(env.get("PORT", "443")),
+        bind_port=server_port(env),
         cert_path=str(root / "certs/cert.pem"),
         key_path=str(root / "certs/priv.key"),
         drain_timeout_ms=2000,

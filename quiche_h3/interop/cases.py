@@ -31,6 +31,8 @@ class Case:
     alpn: tuple[str, ...] = HQ_ALPN
     update_key: bool = False
     """The client updates its keys once, as soon as it may."""
+    prefer_address: bool = False
+    """The server tells its clients to go to its next port (RFC 9000 9.6)."""
 
 
 # Handshakes over a link that loses or changes a third of the packets take many probe timeouts.
@@ -54,5 +56,5 @@ CASES: Final = {
     "ecn": Case(None, None),
     "v2": Case(None, None),
     "versionnegotiation": Case(None, None),
-    "connectionmigration": Case(None, None),  # to the server's preferred address
+    "connectionmigration": Case(client=None, prefer_address=True),  # a client sees "transfer"
 }

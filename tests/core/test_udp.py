@@ -336,6 +336,35 @@ def test_the_port_is_in_use() -> None:
         open_socket(config, "192.0.2.1", 0)
 
 
+def test_preferred_addresses_are_bound() -> None:
+    """A preferred address gets a socket of its own, unless another takes what comes in for it."""
+
+    def addresses(bind_addr: list[str], preferred: str) -> list[tuple[str, int]]:
+        config = ServerConfig(bind_addr=bind_addr, bind_port=port, preferred_address_v4=preferred)
+        sockets = open_server_sockets(config)
+        try:
+            return [sock.address for sock in sockets]
+        finally:
+            for sock in sockets:
+                sock.close()
+
+    free = [bound("127.0.0.1"), bound("127.0.0.1")]
+    port, other = (sock.getsockname()[1] for sock in free)
+    for sock in free:
+        sock.close()
+    one, wildcard = ("127.0.0.1", port), ("0.0.0.0", port)
+    assert addresses(["127.0.0.1"], f"127.0.0.1:{other}") == [one, ("127.0.0.1", other)]
+    assert addresses(["127.0.0.1"], f"127.0.0.2:{port}") == [one, ("127.0.0.2", port)]
+    assert addresses(["0.0.0.0"], f"127.0.0.2:{port}") == [wildcard]
+    assert addresses(["0.0.0.0"], f"192.0.2.1:{port}") == [wildcard]  # a NAT may lead from there to us
+    assert addresses(["0.0.0.0"], f"127.0.0.1:{other}") == [wildcard, ("127.0.0.1", other)]
+    assert addresses(["127.0.0.1"], f"127.0.0.1:{port}") == [one]
+    with pytest.raises(ConfigError, match="not an address of this machine") as caught:
+        addresses(["127.0.0.1"], f"192.0.2.1:{other}")
+    assert caught.value.field == "preferred_address_v4"
+    assert addresses(["127.0.0.1"], f"127.0.0.1:{other}"), "something was left bound"
+
+
 def test_a_closed_socket_is_quiet() -> None:
     """After close() a socket receives nothing, and turning its endpoint is harmless."""
     sock = UdpSocket(bound())

@@ -145,6 +145,15 @@ def new_paths(seen: Evidence) -> Iterator[str]:
             yield f"{rebinds} rebindings, {challenges} PATH_CHALLENGE and {answers} PATH_RESPONSE frames"
 
 
+def preferred_address(seen: Evidence) -> Iterator[str]:
+    """The client has gone to another port of the server (RFC 9000 9.6), to stay; we validated the path."""
+    ports = [note.rpartition(" ")[2] for note in seen.notes if "goes to port" in note]
+    if not ports or ports[-1] == "443":
+        yield f"the client goes to port {ports[-1] if ports else 443}"
+    if "server" in seen.ours and '"path_response"' not in seen.qlog["server"]:
+        yield "the server's qlog has no PATH_RESPONSE"
+
+
 ONCE: Final = handshakes(1)
 
 CASES: Final = [
@@ -232,7 +241,14 @@ CASES: Final = [
         together(ONCE, new_paths),
         scenario=f"rebind {LINK} --first-rebind=1s --rebind-freq=5s --rebind-addr",
     ),
-    Case("connectionmigration", (2 * MIB,), ONCE, "transfer", "connectionmigration", host="server46"),
+    Case(
+        "connectionmigration",
+        (2 * MIB,),
+        together(ONCE, preferred_address),
+        "transfer",
+        "connectionmigration",
+        host="server46",
+    ),
 ]
 
 

@@ -29,6 +29,7 @@ struct flow { /* a client's address and port, and what they look like beyond the
     unsigned index;
     unsigned width; /* bytes of an address: the family */
     struct endpoint inside, outside;
+    uint16_t server_port; /* where its last datagram went, network order */
     struct flow *next;
 };
 
@@ -161,6 +162,15 @@ static struct flow *incoming(const struct view *v)
     return flow;
 }
 
+/* A client that goes to another port of the server has migrated, or is about to (RFC 9000 9.6). */
+static void note_port(struct flow *flow, const struct view *v)
+{
+    uint16_t before = flow->server_port;
+    memcpy(&flow->server_port, v->to_port, 2);
+    if (before && before != flow->server_port)
+        link_note("flow %u goes to port %u", flow->index, ntohs(flow->server_port));
+}
+
 static void rebind(void)
 {
     uint8_t old = nat;
@@ -186,6 +196,8 @@ static void read_device(void *source)
             return;
         struct view v = view_of(buffer, (size_t)n);
         struct flow *flow = !v.width ? NULL : side->direction == TO_SERVER ? outgoing(&v) : incoming(&v);
+        if (flow && side->direction == TO_SERVER)
+            note_port(flow, &v);
         link_offer(side->direction, flow, buffer, (size_t)n, v.width ? v.udp + UDP_HEADER : (size_t)n, 0);
     }
 }

@@ -40,6 +40,17 @@ uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event);
 // has another layout than quiche.h declares.
 bool quiche_h3_conn_peer_disables_migration(const quiche_conn *conn);
 
+// Tells a client of a new server's connection, before its first packet, where it is to go (RFC 9000 section 9.6): `v4` is
+// 4 bytes of address and 2 of port, `v6` 16 and 2, as on the wire; NULL where there is none. `cid` is the connection ID
+// with sequence number 1, `token` its stateless reset token of 16 bytes. Returns false when it cannot be done.
+bool quiche_h3_conn_set_preferred_address(quiche_conn *conn, const uint8_t *v4, const uint8_t *v6,
+                                          const uint8_t *cid, size_t cid_len, const uint8_t *token);
+
+// Begins to validate the path to the server's preferred address, of the family that is in use. Returns 1 when it has, 0
+// when it is too early (the handshake is not confirmed, or there is no connection ID for it yet), -1 when there is no
+// such address, or none that one should send to (section 21.5): loopback from another interface, multicast, port 0.
+int quiche_h3_conn_probe_preferred_address(quiche_conn *conn);
+
 // Frees the HTTP/3 state of a request stream on which nothing more will be sent, now or once it was read to its
 // end. To be called after the send side was reset, or the receive side shut down: HTTP/3 sees neither by itself.
 void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id);
@@ -138,6 +149,23 @@ static inline void quiche_h3_conn_stream_discard(quiche_h3_conn *h3,
     (void)h3;
     (void)conn;
     (void)stream_id;
+}
+
+static inline bool quiche_h3_conn_set_preferred_address(quiche_conn *conn, const uint8_t *v4, const uint8_t *v6,
+                                                        const uint8_t *cid, size_t cid_len,
+                                                        const uint8_t *token) {
+    (void)conn;
+    (void)v4;
+    (void)v6;
+    (void)cid;
+    (void)cid_len;
+    (void)token;
+    return false;
+}
+
+static inline int quiche_h3_conn_probe_preferred_address(quiche_conn *conn) {
+    (void)conn;
+    return -1;
 }
 
 static inline bool quiche_h3_conn_update_key(quiche_conn *conn) {

@@ -3,6 +3,7 @@
 //! This crate is linked as one shared library. quiche's `quiche_*` symbols come out of it unchanged, the
 //! functions below come beside them. Each is declared in `include/quiche_h3_extra.h`, which documents it.
 
+mod preferred_address;
 mod tls;
 
 use std::slice;
