@@ -138,6 +138,11 @@ class TransportConfig:
         100, "ms", 1, 10_000, "Round trip assumed until one is measured: the first probe comes after three."
     )
     enable_pacing: bool = flag(True, "Space packets out in time where the congestion control says how.")
+    ecn: bool = flag(
+        True,
+        "Mark packets as ECN-capable: routers may mark them instead of dropping them (RFC 9000 13.4). "
+        "Not with BBR2, and only on Linux.",
+    )
     max_burst_packets: int = integer(
         64, "packets", 1, 1024, "Packets sent in one go where nothing paces them (RFC 9002 7.7)."
     )

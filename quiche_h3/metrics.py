@@ -35,6 +35,10 @@ class EngineMetrics:
     """Times the kernel refused UDP GSO and packets were sent one by one."""
     txtime_messages: int = 0
     """Messages that were given to the kernel with the time at which to send them (`send_txtime`)."""
+    ecn_received: int = 0
+    """UDP payloads that came with an ECN mark."""
+    ecn_ce_received: int = 0
+    """Of these, marked for congestion (CE)."""
     malformed_dropped: int = 0
     """UDP datagrams that do not begin with a QUIC packet."""
     short_initials_dropped: int = 0
@@ -134,6 +138,10 @@ class ConnectionMetrics:
     """New paths that peers moved to (RFC 9000 9)."""
     preferred_moves: int = 0
     """Of these connections, the ones that went over to the server's preferred address (RFC 9000 9.6)."""
+    ecn_congestion: int = 0
+    """QUIC packets of ours that reached their peer with the mark of congestion (ECN-CE)."""
+    ecn_failed: int = 0
+    """Connections that gave up to mark their packets: the marks, or the packets, did not get through."""
     rtt: RttMetrics = field(default_factory=RttMetrics)
     """Round-trip times."""
 

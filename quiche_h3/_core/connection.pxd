@@ -44,6 +44,7 @@ cdef struct conn_t:
     bint moved               # to the server's preferred address
     uint8_t probes           # how often its path was asked for an answer
     uint64_t probe_at        # when that is to be done again
+    uint8_t received_ecn     # codepoint of its last udp payload
     uint32_t silent_timeouts # how many timers have run out since the last packet came
     bint more                # work is left over from the last turn
     int flushed              # how the last send pass ended

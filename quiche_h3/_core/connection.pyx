@@ -265,8 +265,10 @@ cdef class Connection:
         """Packet, byte, loss, path and reset counters of the connection (RTTs in seconds). Empty once it is gone."""
         cdef quiche_stats s
         cdef quiche_path_stats p
+        cdef uint64_t ce
         if self.quic() == NULL:
             return {}
+        ecn = quiche_h3_conn_ecn(self.c.quic, &ce)
         quiche_conn_stats(self.c.quic, &s)
         out = {
             "packets_received": s.recv,
@@ -282,6 +284,8 @@ cdef class Connection:
             "streams_reset_local": s.reset_stream_count_local,
             "streams_reset_remote": s.reset_stream_count_remote,
             "paths": s.paths_count,
+            "ecn_congestion": ce,
+            "ecn_failed": int(ecn == QUICHE_H3_ECN_FAILED),
         }
         for i in range(s.paths_count):
             if quiche_conn_path_stats(self.c.quic, i, &p) != 0:

@@ -32,6 +32,8 @@ cdef struct engine_counters:
     uint64_t pto_count
     uint64_t migrations
     uint64_t preferred_moves
+    uint64_t ecn_congestion
+    uint64_t ecn_failed
 
 
 cdef class Endpoint:

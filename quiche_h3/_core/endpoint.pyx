@@ -18,7 +18,7 @@ from quiche_h3._core.libc_net cimport monotonic, sockaddr, sockaddr_storage, soc
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.send_pass cimport FLUSH_DONE
 from quiche_h3._core.stateless cimport PACKET_INITIAL, PACKET_SHORT, PACKET_ZERO_RTT, packet_parse
-from quiche_h3._core.udp cimport to_sockaddr, udp
+from quiche_h3._core.udp cimport UDP_NOT_ECT, to_sockaddr, udp
 
 cdef enum:
     # One client must not starve another: at most so much in one turn.
@@ -157,6 +157,7 @@ cdef class Endpoint:
             m.local_len = to_sockaddr(local[0], local[1], &m.local)
         m.data = &view[0]
         m.len = m.segment = len(data)
+        m.ecn = UDP_NOT_ECT
         self.receive_message(&sock.u, &m)
 
     cdef int receive_message(self, udp_socket *u, udp_message *m) except -1 nogil:
@@ -195,6 +196,9 @@ cdef class Endpoint:
         c.sock = u
         c.unprompted = 0
         c.silent_timeouts = 0
+        if c.received_ecn != m.ecn:
+            c.received_ecn = m.ecn
+            quiche_h3_conn_set_received_ecn(c.quic, m.ecn)
         quiche_conn_recv(c.quic, data, n, &info)
         if not c.established and h.type != PACKET_SHORT:
             self.count_handshake(c, &h, data, n)
@@ -544,7 +548,7 @@ cdef class Endpoint:
         cdef quiche_stats s
         cdef quiche_path_stats p
         cdef c_bool app
-        cdef uint64_t code
+        cdef uint64_t code, ce
         cdef const uint8_t *reason = NULL
         cdef size_t reason_len = 0
         cdef size_t i
@@ -563,6 +567,8 @@ cdef class Endpoint:
         self.n.bytes_received += s.recv_bytes
         self.n.bytes_sent += s.sent_bytes
         self.n.bytes_lost += s.lost_bytes
+        self.n.ecn_failed += quiche_h3_conn_ecn(c.quic, &ce) == QUICHE_H3_ECN_FAILED
+        self.n.ecn_congestion += ce
         for i in range(s.paths_count):
             if quiche_conn_path_stats(c.quic, i, &p) == 0:
                 self.n.pto_count += p.total_pto_count

@@ -309,6 +309,14 @@ cdef extern from "quiche_h3_extra.h" nogil:
     int quiche_h3_conn_probe_preferred_address(quiche_conn *conn)
     void quiche_h3_config_set_initial_rtt(quiche_config *config, uint64_t ms)
     void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn)
+
+    enum:
+        QUICHE_H3_ECN_MARKING
+        QUICHE_H3_ECN_FAILED
+
+    void quiche_h3_config_enable_ecn(quiche_config *config, bint enabled)
+    void quiche_h3_conn_set_received_ecn(quiche_conn *conn, uint8_t codepoint)
+    int quiche_h3_conn_ecn(const quiche_conn *conn, uint64_t *ce)
     uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event)
     bint quiche_h3_conn_update_key(quiche_conn *conn)
     void quiche_h3_conn_stream_discard(quiche_h3_conn *h3, const quiche_conn *conn, uint64_t stream_id)

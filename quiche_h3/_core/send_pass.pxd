@@ -22,6 +22,7 @@ cdef struct train:
     size_t total            # bytes of the trains before this one, in this pass
     quiche_send_info first
     uint64_t first_at
+    uint8_t ecn             # the codepoint of all of them
 
 
 cdef class SendPass:

@@ -8,7 +8,7 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memcpy
 from quiche_h3._core.libc_net cimport monotonic, sockaddr_in, sockaddr_storage, ssize_t
 from quiche_h3._core.libquiche cimport *
-from quiche_h3._core.udp cimport UDP_MAX_PAYLOAD, UDP_MAX_SEGMENTS, udp
+from quiche_h3._core.udp cimport UDP_ECT0, UDP_MAX_PAYLOAD, UDP_MAX_SEGMENTS, UDP_NOT_ECT, udp
 
 cdef enum:
     # One client must not starve another: at most so much of one connection in one turn.
@@ -76,7 +76,8 @@ cdef bint burst_spent(conn_t *c, size_t sent, uint64_t now) noexcept nogil:
 
 cdef inline void depart(train *t) noexcept nogil:
     if t.used:
-        udp.commit(t.u, t.used, t.segment, &t.first.from_, t.first.from_len, &t.first.to, t.first.to_len, t.first_at)
+        udp.commit(t.u, t.used, t.segment, &t.first.from_, t.first.from_len, &t.first.to, t.first.to_len, t.first_at,
+                   t.ecn)
         t.total += t.used
         t.used = 0
 
@@ -199,6 +200,7 @@ cdef class SendPass:
         size = min(self.settings.max_packet, <size_t>UDP_MAX_PAYLOAD)
         quantum = min(UDP_MAX_SEGMENTS * size, <size_t>UDP_MAX_PAYLOAD, self.settings.max_train)
         t.used = t.segment = t.total = 0
+        t.ecn = UDP_ECT0 if quiche_h3_conn_ecn(c.quic, NULL) == QUICHE_H3_ECN_MARKING else UDP_NOT_ECT
         t.u = c.sock
         t.out = udp.reserve(t.u)
         if t.out == NULL:

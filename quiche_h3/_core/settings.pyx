@@ -157,6 +157,7 @@ cdef class EngineSettings:
         quiche_config_discover_pmtu(q, config.discover_pmtu)
         quiche_h3_config_set_initial_rtt(q, config.initial_rtt_ms)
         quiche_config_enable_pacing(q, config.enable_pacing)
+        quiche_h3_config_enable_ecn(q, config.ecn)
         quiche_config_grease(q, config.grease)
         check_quic(quiche_config_set_cc_algorithm_name(q, config.cc_algorithm.encode("ascii")))
         quiche_config_enable_dgram(q, config.enable_dgram, config.dgram_recv_queue_len,

@@ -74,7 +74,7 @@ cdef class StatelessAnswers:
         cdef uint8_t *out = udp.reserve(u)
         if out != NULL:
             memcpy(out, PyBytes_AS_STRING(payload), len(payload))
-            udp.commit(u, len(payload), len(payload), &m.local, m.local_len, &m.peer, m.peer_len, 0)
+            udp.commit(u, len(payload), len(payload), &m.local, m.local_len, &m.peer, m.peer_len, 0, 0)
             udp.flush(u)
         return 0
 

@@ -9,6 +9,8 @@ cdef extern from "udp_io.h" nogil:
         UDP_SEND_OK
         UDP_SEND_BLOCKED
         UDP_SEND_NO_BUFFERS
+        UDP_NOT_ECT
+        UDP_ECT0
 
     ctypedef struct udp_message:
         sockaddr_storage peer
@@ -18,6 +20,7 @@ cdef extern from "udp_io.h" nogil:
         uint8_t *data
         size_t len
         size_t segment
+        uint8_t ecn
 
     ctypedef struct udp_socket:
         int fd
@@ -40,6 +43,8 @@ cdef extern from "udp_io.h" nogil:
         uint64_t gso_fallbacks
         uint64_t receive_errors
         uint64_t timed
+        uint64_t ect_received
+        uint64_t ce_received
         uint32_t receive_overflow
         uint64_t *send_errors
 
@@ -50,7 +55,8 @@ cdef struct udp_calls:
     bint (*received_message)(udp_socket *u, int i, udp_message *out) noexcept nogil
     uint8_t *(*reserve)(udp_socket *u) noexcept nogil
     void (*commit)(udp_socket *u, size_t len, size_t segment, const sockaddr_storage *from_,
-                   socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at) noexcept nogil
+                   socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at,
+                   uint8_t ecn) noexcept nogil
     int (*flush)(udp_socket *u) noexcept nogil
 
 cdef class UdpSocket:

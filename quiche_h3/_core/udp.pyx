@@ -19,7 +19,7 @@ cdef extern from "udp_io.h" nogil:
     bint udp_received_message(udp_socket *u, int i, udp_message *out)
     uint8_t *udp_reserve(udp_socket *u)
     void udp_commit(udp_socket *u, size_t len, size_t segment, const sockaddr_storage *from_,
-                    socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at)
+                    socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at, uint8_t ecn)
     int udp_flush(udp_socket *u)
 
 log = logging.getLogger("quiche_h3")
@@ -38,8 +38,9 @@ cdef uint8_t *_reserve(udp_socket *u) noexcept nogil:
 
 
 cdef void _commit(udp_socket *u, size_t len, size_t segment, const sockaddr_storage *from_,
-                  socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at) noexcept nogil:
-    udp_commit(u, len, segment, from_, from_len, to, to_len, at)
+                  socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at,
+                  uint8_t ecn) noexcept nogil:
+    udp_commit(u, len, segment, from_, from_len, to, to_len, at, ecn)
 
 
 cdef int _flush(udp_socket *u) noexcept nogil:
@@ -167,6 +168,8 @@ cdef class UdpSocket:
             "send_blocked": self.u.send_blocked,
             "gso_fallbacks": self.u.gso_fallbacks,
             "txtime_messages": self.u.timed,
+            "ecn_received": self.u.ect_received,
+            "ecn_ce_received": self.u.ce_received,
             "send_errors": {
                 errno.errorcode.get(i, "OTHER"): self.u.send_errors[i]
                 for i in range(UDP_MAX_ERRNO) if self.u.send_errors[i]

@@ -32,7 +32,7 @@ struct mmsghdr {
 };
 #endif
 
-#define CONTROL_BYTES 128
+#define CONTROL_BYTES 192
 
 typedef struct {
     struct mmsghdr *headers;
@@ -47,7 +47,7 @@ static void set_int(int fd, int level, int option, int value)
 }
 
 /* Every option here has a fallback, so a refusal is no error: without don't-fragment a router may cut packets,
- * without the overflow counter it stays 0, without GRO each udp payload comes alone. */
+ * without the overflow counter it stays 0, without GRO each udp payload comes alone, without ECN there is none. */
 static void set_options(udp_socket *u)
 {
     int v6 = u->bound.ss_family == AF_INET6;
@@ -67,6 +67,13 @@ static void set_options(udp_socket *u)
         if (v6)
             set_int(u->fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
     }
+#ifdef IP_RECVTOS
+    set_int(u->fd, IPPROTO_IP, IP_RECVTOS, 1);
+#endif
+#ifdef IPV6_RECVTCLASS
+    if (v6)
+        set_int(u->fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1);
+#endif
 #ifdef SO_RXQ_OVFL
     set_int(u->fd, SOL_SOCKET, SO_RXQ_OVFL, 1);
 #endif
@@ -224,6 +231,7 @@ bool udp_received_message(udp_socket *u, int i, udp_message *out)
     out->len = out->segment = r->headers[i].msg_len;
     out->peer_len = family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
     memcpy(&out->peer, &r->names[i], out->peer_len);
+    out->ecn = UDP_NOT_ECT;
     out->local_len = u->bound_len;
     memcpy(&out->local, &u->bound, u->bound_len);
     for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
@@ -249,6 +257,17 @@ bool udp_received_message(udp_socket *u, int i, udp_message *out)
         if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVDSTADDR)
             set_local_v4(u, out, (const struct in_addr *)CMSG_DATA(c));
 #endif
+#ifdef IP_RECVTOS
+        if (c->cmsg_level == IPPROTO_IP && (c->cmsg_type == IP_TOS || c->cmsg_type == IP_RECVTOS))
+            out->ecn = *CMSG_DATA(c) & 3;
+#endif
+#ifdef IPV6_RECVTCLASS
+        if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_TCLASS) {
+            int tclass;
+            memcpy(&tclass, CMSG_DATA(c), sizeof tclass);
+            out->ecn = (uint8_t)(tclass & 3);
+        }
+#endif
         if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
             struct in6_pktinfo info;
             memcpy(&info, CMSG_DATA(c), sizeof info);
@@ -259,7 +278,10 @@ bool udp_received_message(udp_socket *u, int i, udp_message *out)
         u->receive_errors++; /* larger than what we announced that we take */
         return false;
     }
-    u->udp_received += out->segment ? (out->len + out->segment - 1) / out->segment : 1;
+    size_t payloads = out->segment ? (out->len + out->segment - 1) / out->segment : 1;
+    u->udp_received += payloads;
+    u->ect_received += out->ecn ? payloads : 0;
+    u->ce_received += out->ecn == UDP_CE ? payloads : 0;
     u->bytes_received += out->len;
     return out->len > 0 && (family == AF_INET || family == AF_INET6);
 }
@@ -273,7 +295,7 @@ uint8_t *udp_reserve(udp_socket *u)
 }
 
 void udp_commit(udp_socket *u, size_t len, size_t segment, const struct sockaddr_storage *from, socklen_t from_len,
-                const struct sockaddr_storage *to, socklen_t to_len, uint64_t at)
+                const struct sockaddr_storage *to, socklen_t to_len, uint64_t at, uint8_t ecn)
 {
     udp_message *m = &u->messages[u->count++];
     m->data = u->arena + u->used;
@@ -283,6 +305,7 @@ void udp_commit(udp_socket *u, size_t len, size_t segment, const struct sockaddr
     m->local_len = from_len;
     memcpy(&m->peer, to, to_len);
     m->peer_len = to_len;
+    m->ecn = ecn;
     m->at = u->txtime ? at : 0;
     if (m->at)
         u->timed++;
@@ -292,7 +315,7 @@ void udp_commit(udp_socket *u, size_t len, size_t segment, const struct sockaddr
 typedef union {
     struct cmsghdr align;
     uint8_t bytes[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(uint16_t)) +
-                  CMSG_SPACE(sizeof(uint64_t))];
+                  CMSG_SPACE(sizeof(uint64_t)) + CMSG_SPACE(sizeof(int))];
 } send_control;
 
 static size_t put_cmsg(struct msghdr *m, size_t used, int level, int type, const void *data, size_t len)
@@ -304,6 +327,18 @@ static size_t put_cmsg(struct msghdr *m, size_t used, int level, int type, const
     memcpy(CMSG_DATA(c), data, len);
     return used + CMSG_SPACE(len);
 }
+
+#ifdef __linux__
+/* On an IPv6 socket too, IPv4 has a TOS. */
+static size_t put_ecn(const udp_message *m, struct msghdr *msg, size_t used)
+{
+    int codepoint = m->ecn;
+    bool v4 = m->peer.ss_family == AF_INET ||
+              IN6_IS_ADDR_V4MAPPED(&((const struct sockaddr_in6 *)&m->peer)->sin6_addr);
+    return v4 ? put_cmsg(msg, used, IPPROTO_IP, IP_TOS, &codepoint, sizeof codepoint)
+              : put_cmsg(msg, used, IPPROTO_IPV6, IPV6_TCLASS, &codepoint, sizeof codepoint);
+}
+#endif
 
 /* One message to the kernel: `len` bytes at `data`, cut into `segment` byte payloads when it is longer. */
 static void fill(udp_socket *u, udp_message *m, uint8_t *data, size_t len, struct mmsghdr *h, struct iovec *iov,
@@ -342,6 +377,8 @@ static void fill(udp_socket *u, udp_message *m, uint8_t *data, size_t len, struc
         uint16_t segment = (uint16_t)m->segment;
         used = put_cmsg(msg, used, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment);
     }
+    if (m->ecn)
+        used = put_ecn(m, msg, used);
     if (m->at)
         used = put_cmsg(msg, used, SOL_SOCKET, SCM_TXTIME, &m->at, sizeof m->at);
 #endif

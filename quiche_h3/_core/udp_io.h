@@ -14,11 +14,14 @@
 #define UDP_SEND_ARENA (256 * 1024)
 #define UDP_MAX_ERRNO 134
 
+enum { UDP_NOT_ECT = 0, UDP_ECT0 = 2, UDP_CE = 3 }; /* ECN codepoints (RFC 3168 5) */
+
 typedef struct {
     struct sockaddr_storage peer, local;
     socklen_t peer_len, local_len;
     uint8_t *data;
     size_t len, segment; /* `len` bytes, every `segment` of them one udp payload, the last may be shorter */
+    uint8_t ecn;         /* the codepoint it came with, or is to be sent with */
     uint64_t at;         /* to send: when, in nanoseconds of the monotonic clock, where the socket has `txtime`; 0: now */
 } udp_message;
 
@@ -41,6 +44,7 @@ typedef struct {
     udp_message *messages; /* owned, UDP_SEND_MESSAGES of them */
 
     uint64_t udp_received, bytes_received, udp_sent, bytes_sent, send_blocked, gso_fallbacks, receive_errors, timed;
+    uint64_t ect_received, ce_received; /* udp payloads */
     uint32_t receive_overflow;
     uint64_t send_errors[UDP_MAX_ERRNO];
 } udp_socket;
@@ -58,9 +62,10 @@ bool udp_received_message(udp_socket *u, int i, udp_message *out);
 
 /* Room for one train of packets, or NULL while the socket is blocked. */
 uint8_t *udp_reserve(udp_socket *u);
-/* `len` bytes at the place udp_reserve() gave become one message of `segment` byte payloads, to leave at `at`. */
+/* `len` bytes at the place udp_reserve() gave become one message of `segment` byte payloads, to leave at `at`, marked
+ * with the codepoint `ecn`. */
 void udp_commit(udp_socket *u, size_t len, size_t segment, const struct sockaddr_storage *from, socklen_t from_len,
-                const struct sockaddr_storage *to, socklen_t to_len, uint64_t at);
+                const struct sockaddr_storage *to, socklen_t to_len, uint64_t at, uint8_t ecn);
 /* Sends what was committed: UDP_SEND_*. What cannot leave now is kept. */
 int udp_flush(udp_socket *u);
 

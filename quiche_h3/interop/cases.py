@@ -53,7 +53,7 @@ CASES: Final = {
     "http3": Case(alpn=("h3",)),
     "chacha20": Case(client=None),  # the client is to offer nothing else
     "keyupdate": Case(update_key=True),  # the client begins it; a server sees "transfer"
-    "ecn": Case(None, None),
+    "ecn": Case(),
     "v2": Case(None, None),
     "versionnegotiation": Case(None, None),
     "connectionmigration": Case(client=None, prefer_address=True),  # a client sees "transfer"

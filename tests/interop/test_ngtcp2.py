@@ -1,4 +1,4 @@
-"""Both roles against ngtcp2, which has a preferred address in both roles.
+"""Both roles against ngtcp2, which has a preferred address in both roles, and ECN with a log of it.
 
 Debian has it as ngtcp2-client and ngtcp2-server; without them the tests are skipped.
 """
@@ -109,3 +109,27 @@ def test_its_client_goes_to_our_preferred_address(files: Path, certificate: Cert
         eventually(lambda: server.export_metrics()["connections"]["closed"] == 1)
         counted = server.export_metrics()["connections"]
         assert (counted["migrations"], counted["preferred_moves"]) == (1, 1)
+
+
+def test_ecn(files: Path, certificate: Certificate) -> None:
+    """RFC 9000 13.4: ngtcp2's client validates our counts, and sees our marks on each path."""
+    with our_server(files, certificate, preferred_address_v4=f"127.0.0.1:{free_port()}") as server:
+        log = ngtcp2_get(server, files)
+        assert log.count("path is ECN capable") == 2
+        assert "path is not ECN capable" not in log
+        marks = {line.partition("ecn=")[2][:3] for line in log.splitlines() if "Received packet" in line}
+        assert marks == {"0x2"}
+        assert server.export_metrics()["connections"]["ecn_failed"] == 0
+        assert server.export_metrics()["engine"]["ecn_received"] > 0
+
+
+def test_ecn_of_our_client(files: Path, certificate: Certificate) -> None:
+    """The other way: ngtcp2's counts bear out what our client has sent, and ours what its server has."""
+    with (
+        ngtcp2_server(files, certificate) as (url, log),
+        quiche_h3.connect(url, verify=False) as client,
+    ):
+        assert client.get("/file").read_all() == (files / "file").read_bytes()
+        assert client.stats()["ecn_failed"] == 0
+        assert client.stats()["paths"] == 1
+        assert "path is ECN capable" in log.read_text()

@@ -154,6 +154,17 @@ def preferred_address(seen: Evidence) -> Iterator[str]:
         yield "the server's qlog has no PATH_RESPONSE"
 
 
+def marked(seen: Evidence) -> Iterator[str]:
+    """Both sides mark with ECT(0), and nothing else; ours are told of it in ACK frames (RFC 9000 13.4)."""
+    for direction in ("toserver", "toclient"):
+        told = [note.rpartition(" ")[2] for note in seen.notes if f"{direction} has codepoint" in note]
+        if told != ["2"]:
+            yield f"codepoints {direction}: {', '.join(told) or 'none'}"
+    for role in seen.ours:
+        if '"ect0":' not in seen.qlog[role]:
+            yield f"the {role}'s qlog tells of no counts"
+
+
 ONCE: Final = handshakes(1)
 
 CASES: Final = [
@@ -189,7 +200,7 @@ CASES: Final = [
     Case("http3", (5 * KIB, 10 * KIB, 500 * KIB), ONCE, "http3", "http3"),
     Case("blackhole", (10 * MIB,), ONCE, scenario=f"blackhole {LINK} --on=5s --off=2s"),
     Case("keyupdate", (3 * MIB,), together(ONCE, key_update), "keyupdate", "transfer"),
-    Case("ecn", (100 * KIB,), ONCE, "ecn", "ecn"),
+    Case("ecn", (100 * KIB,), together(ONCE, marked), "ecn", "ecn"),
     Case(
         "amplificationlimit",
         (5 * KIB,),

@@ -30,6 +30,7 @@ struct flow { /* a client's address and port, and what they look like beyond the
     unsigned width; /* bytes of an address: the family */
     struct endpoint inside, outside;
     uint16_t server_port; /* where its last datagram went, network order */
+    uint8_t ecn[DIRECTIONS]; /* codepoint of the last datagram of each direction */
     struct flow *next;
 };
 
@@ -171,6 +172,15 @@ static void note_port(struct flow *flow, const struct view *v)
         link_note("flow %u goes to port %u", flow->index, ntohs(flow->server_port));
 }
 
+static void note_ecn(struct flow *flow, const uint8_t *data, int direction)
+{
+    uint8_t tos = data[0] >> 4 == 4 ? data[1] : (uint8_t)(data[0] << 4 | data[1] >> 4), codepoint = tos & 3;
+    if (codepoint != flow->ecn[direction])
+        link_note("flow %u %s has codepoint %u", flow->index, direction == TO_SERVER ? "toserver" : "toclient",
+                  codepoint);
+    flow->ecn[direction] = codepoint;
+}
+
 static void rebind(void)
 {
     uint8_t old = nat;
@@ -198,6 +208,8 @@ static void read_device(void *source)
         struct flow *flow = !v.width ? NULL : side->direction == TO_SERVER ? outgoing(&v) : incoming(&v);
         if (flow && side->direction == TO_SERVER)
             note_port(flow, &v);
+        if (flow)
+            note_ecn(flow, buffer, side->direction);
         link_offer(side->direction, flow, buffer, (size_t)n, v.width ? v.udp + UDP_HEADER : (size_t)n, 0);
     }
 }

@@ -18,6 +18,13 @@ extern "C" {
 // Returned where QUICHE_H3_NO_EXTRA is defined. Outside the ranges of both of quiche's error enums.
 #define QUICHE_H3_EXTRA_UNSUPPORTED (-10000)
 
+// How a connection marks its packets: quiche_h3_conn_ecn().
+enum quiche_h3_ecn {
+    QUICHE_H3_ECN_OFF = 0,
+    QUICHE_H3_ECN_MARKING = 1,  // what quiche_conn_send() gives has to be sent as ECT(0)
+    QUICHE_H3_ECN_FAILED = 2,   // no more: the network or the peer does not bear it
+};
+
 #ifndef QUICHE_H3_NO_EXTRA
 
 // Sets the round trip time that is assumed until one is measured (RFC 9002 section 6.2.2), in milliseconds.
@@ -32,6 +39,18 @@ void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn);
 // itself or that HTTP/3 reserves; then nothing is changed.
 int quiche_h3_config_set_additional_settings(quiche_h3_config *config,
                                              const uint64_t *pairs, size_t n);
+
+// Explicit Congestion Notification (RFC 9000 section 13.4). Off by default; what was received is told to the peer in any
+// case. BBR2 heeds no marks of congestion: with it nothing is marked.
+void quiche_h3_config_enable_ecn(quiche_config *config, bool enabled);
+
+// The ECN codepoint of the datagrams that quiche_conn_recv() is given from now on: the lowest two bits of the IP header's
+// TOS or traffic class.
+void quiche_h3_conn_set_received_ecn(quiche_conn *conn, uint8_t codepoint);
+
+// Whether packets are marked. It changes with what is received and with timeouts, not with what is sent. Tells in `ce`,
+// unless that is NULL, how many packets the peer has received with the mark of congestion.
+int quiche_h3_conn_ecn(const quiche_conn *conn, uint64_t *ce);
 
 // The error code of a QUICHE_H3_EVENT_RESET event, UINT64_MAX for an event of another type.
 uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event);
@@ -135,6 +154,23 @@ static inline void quiche_h3_config_set_initial_rtt(quiche_config *config,
 }
 
 static inline void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn) { (void)conn; }
+
+static inline void quiche_h3_config_enable_ecn(quiche_config *config, bool enabled) {
+    (void)config;
+    (void)enabled;
+}
+
+static inline void quiche_h3_conn_set_received_ecn(quiche_conn *conn, uint8_t codepoint) {
+    (void)conn;
+    (void)codepoint;
+}
+
+static inline int quiche_h3_conn_ecn(const quiche_conn *conn, uint64_t *ce) {
+    (void)conn;
+    if (ce)
+        *ce = 0;
+    return QUICHE_H3_ECN_OFF;
+}
 
 static inline int quiche_h3_config_set_additional_settings(
     quiche_h3_config *config, const uint64_t *pairs, size_t n) {

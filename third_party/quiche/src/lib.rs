@@ -9,7 +9,7 @@ mod tls;
 use std::slice;
 use std::time::Duration;
 
-use quiche::{h3, Config, Connection};
+use quiche::{h3, Config, Connection, EcnState};
 
 const OK: i32 = 0;
 /// `QUICHE_H3_ERR_DONE`, `_STREAM_BLOCKED` and `_SETTINGS_ERROR` of quiche.h.
@@ -68,6 +68,34 @@ pub unsafe extern "C" fn quiche_h3_event_reset_code(event: *const h3::Event) -> 
 #[no_mangle]
 pub unsafe extern "C" fn quiche_h3_conn_update_key(conn: *mut Connection) -> bool {
     (*conn).initiate_key_update().is_ok()
+}
+
+/// # Safety
+/// `config` came from `quiche_config_new()` and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_config_enable_ecn(config: *mut Config, enabled: bool) {
+    (*config).enable_ecn(enabled);
+}
+
+/// # Safety
+/// `conn` came from quiche and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_set_received_ecn(conn: *mut Connection, codepoint: u8) {
+    (*conn).set_received_ecn(codepoint);
+}
+
+/// # Safety
+/// `conn` came from quiche and is not in use elsewhere during the call; `ce` is writable or NULL.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_ecn(conn: *const Connection, ce: *mut u64) -> i32 {
+    if !ce.is_null() {
+        *ce = (*conn).ecn_ce_count();
+    }
+    match (*conn).ecn_state() {
+        EcnState::Off => 0,
+        EcnState::Marking => 1,
+        EcnState::Failed => 2,
+    }
 }
 
 /// # Safety

@@ -4,6 +4,7 @@ mod claimed_streams;
 mod close_ends_sending;
 mod discard_streams;
 mod early_errors;
+mod ecn;
 mod fragments;
 mod frames;
 mod h3_server;
