@@ -39,6 +39,13 @@ _UDP_MIN: Final = 1200  # RFC 9000 14.1
 _UDP_MAX: Final = 65_527  # RFC 9000 18.2
 _GRO_MAX: Final = 65_535  # what the kernel may put into one buffer
 
+CIPHER_SUITES: Final = {
+    "TLS_AES_128_GCM_SHA256": 0x1301,
+    "TLS_AES_256_GCM_SHA384": 0x1302,
+    "TLS_CHACHA20_POLY1305_SHA256": 0x1303,
+}
+"""Those of TLS 1.3 that quiche has (RFC 8446 appendix B.4)."""
+
 # Names of the environment that start as ours do but speak to the build.
 _BUILD_ENV: Final = frozenset({"QUICHE_H3_CACHE", "QUICHE_H3_DEBUG_BUILD", "QUICHE_H3_SYSTEM"})
 _ENV_PREFIX: Final = "QUICHE_H3_"
@@ -219,6 +226,18 @@ class TransportConfig:
         0x1001, "", 0, 0xFFFFFFFF, "Code that refuses a stream of no session."
     )
 
+    tls_cipher_suites: list[str] | None = field(
+        default=None,
+        metadata=declare(
+            Option(
+                "list",
+                "Cipher suites of TLS 1.3 that are offered or taken, best first, of TLS_AES_128_GCM_SHA256, "
+                "TLS_AES_256_GCM_SHA384 and TLS_CHACHA20_POLY1305_SHA256; none is the TLS library's choice.",
+                optional=True,
+            )
+        ),
+    )
+
     # Trust in the peer
     cafile: str | None = path("PEM file of the authorities that may have signed the peer's certificate.")
     ca_path: str | None = path(
@@ -287,6 +306,7 @@ class TransportConfig:
             if problem is not None:
                 raise ConfigError(name, problem, f"use {option.range_text()}")
         self._check_alpn()
+        self._check_cipher_suites()
         self._check_sizes()
         self._check_files()
 
@@ -363,6 +383,16 @@ class TransportConfig:
                 )
         if len(set(self.alpn_protocols)) != len(self.alpn_protocols):
             raise ConfigError("alpn_protocols", "a protocol is listed twice", "list each once")
+
+    def _check_cipher_suites(self) -> None:
+        suites = self.tls_cipher_suites or []
+        for name in suites:
+            if name not in CIPHER_SUITES:
+                raise ConfigError(
+                    "tls_cipher_suites", f"{name!r} is not known", "use some of " + ", ".join(CIPHER_SUITES)
+                )
+        if len(set(suites)) != len(suites):
+            raise ConfigError("tls_cipher_suites", "one is listed twice", "list each once")
 
     def _check_sizes(self) -> None:
         largest_stream = max(

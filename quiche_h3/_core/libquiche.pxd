@@ -1,6 +1,6 @@
 # The C API of quiche, in the order of its header. Declarations only: what it means is in quiche.h.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from quiche_h3._core.libc_net cimport sockaddr, sockaddr_storage, socklen_t, ssize_t, timespec
 
 cdef extern from "stdbool.h" nogil:
@@ -307,6 +307,7 @@ cdef extern from "quiche_h3_extra.h" nogil:
     bint quiche_h3_conn_set_preferred_address(quiche_conn *conn, const uint8_t *v4, const uint8_t *v6,
                                               const uint8_t *cid, size_t cid_len, const uint8_t *token)
     int quiche_h3_conn_probe_preferred_address(quiche_conn *conn)
+    int quiche_h3_config_set_cipher_suites(quiche_config *config, const uint16_t *ids, size_t n)
     void quiche_h3_config_set_initial_rtt(quiche_config *config, uint64_t ms)
     void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn)
 

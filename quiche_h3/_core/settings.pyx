@@ -6,11 +6,12 @@ Everything was validated before: a value quiche cannot take would abort the proc
 import hashlib
 import os
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.stdlib cimport calloc, free
 from quiche_h3._core.libquiche cimport *
 
 from quiche_h3._core.tokens import TokenKeys
+from quiche_h3.config import CIPHER_SUITES
 from quiche_h3.errors import ConfigError, QuicheH3Error, check_quic
 
 
@@ -40,7 +41,14 @@ cdef int check_tls(int rc) except -1:
 
 
 cdef int set_tls(quiche_config *q, config, certificate) except -1:
-    """Certificate, trust and protocols of one TLS context."""
+    """Certificate, trust, cipher suites and protocols of one TLS context."""
+    cdef uint16_t suites[8]
+    cdef size_t n = 0
+    for name in config.tls_cipher_suites or ():
+        suites[n] = CIPHER_SUITES[name]
+        n += 1
+    if n and quiche_h3_config_set_cipher_suites(q, suites, n) != 0:
+        raise ConfigError("tls_cipher_suites", "the TLS library refused", "build without QUICHE_H3_SYSTEM")
     protos = b"".join(bytes([len(p)]) + p.encode("ascii") for p in config.alpn_protocols)
     check_quic(quiche_config_set_application_protos(q, protos, len(protos)))
     if certificate is not None:

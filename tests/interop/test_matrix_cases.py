@@ -17,7 +17,7 @@ from .matrix.table import CASES
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
 
-@pytest.mark.parametrize("name", ["ecn", "connectionmigration"])
+@pytest.mark.parametrize("name", ["chacha20", "ecn", "connectionmigration"])
 def test_case(name: str, tmp_path: Path) -> None:
     """The files are right, and what the relay and the qlogs have seen is what the case asks for."""
     (case,) = (case for case in CASES if case.name == name)

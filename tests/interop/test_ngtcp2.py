@@ -18,7 +18,7 @@ import pytest
 from client_support import MIB, eventually, free_port
 
 import quiche_h3
-from quiche_h3 import Server, ServerConfig
+from quiche_h3 import ClientConfig, ConnectError, Server, ServerConfig
 
 from .certificates import Certificate
 
@@ -133,3 +133,21 @@ def test_ecn_of_our_client(files: Path, certificate: Certificate) -> None:
         assert client.stats()["ecn_failed"] == 0
         assert client.stats()["paths"] == 1
         assert "path is ECN capable" in log.read_text()
+
+
+def test_chacha20(files: Path, certificate: Certificate, tmp_path: Path) -> None:
+    """Our client offers one cipher suite: GnuTLS takes it, or refuses the handshake if it has only others."""
+    config = ClientConfig(tls_cipher_suites=["TLS_CHACHA20_POLY1305_SHA256"], qlog_dir=str(tmp_path / "qlog"))
+    with (
+        ngtcp2_server(files, certificate) as (url, _),
+        quiche_h3.connect(url, verify=False, config=config) as client,
+    ):
+        assert client.get("/file").read_all() == (files / "file").read_bytes()
+    (qlog,) = (tmp_path / "qlog").iterdir()
+    assert '"tls_cipher":"ChaCha20_Poly1305"' in qlog.read_text()
+    others = "NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM"
+    with (
+        ngtcp2_server(files, certificate, f"--ciphers={others}") as (url, _),
+        pytest.raises(ConnectError),
+    ):
+        quiche_h3.connect(url, verify=False, config=config)

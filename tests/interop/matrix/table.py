@@ -165,6 +165,13 @@ def marked(seen: Evidence) -> Iterator[str]:
             yield f"the {role}'s qlog tells of no counts"
 
 
+def chacha20(seen: Evidence) -> Iterator[str]:
+    """What was negotiated, as our own qlog tells it."""
+    for role in seen.ours:
+        if '"tls_cipher":"ChaCha20_Poly1305"' not in seen.qlog[role]:
+            yield f"the {role} does not use ChaCha20"
+
+
 ONCE: Final = handshakes(1)
 
 CASES: Final = [
@@ -178,7 +185,7 @@ CASES: Final = [
         "handshake",
         SIMPLE.replace("15ms", "750ms"),
     ),
-    Case("chacha20", (3 * MIB,), ONCE, "chacha20", "chacha20"),
+    Case("chacha20", (3 * MIB,), together(ONCE, chacha20), "chacha20", "chacha20"),
     Case("multiplexing", (32,) * 1999, together(ONCE, stream_limit)),
     Case("retry", (10 * KIB,), together(handshakes(1, retried=True), retry_token), "retry", "retry"),
     Case(

@@ -120,6 +120,10 @@ int64_t quiche_h3_conn_open_claimed_stream(quiche_h3_conn *h3, quiche_conn *conn
 // is room for in `ids`, in no order. Returns their number. It looks at every stream.
 size_t quiche_h3_conn_incomplete_requests(const quiche_h3_conn *h3, uint64_t *ids, size_t n);
 
+// The cipher suites of TLS 1.3 (RFC 8446 appendix B.4) that a client offers, or a server takes, best first. Returns 0, or
+// -1 when one of them is unknown or listed twice.
+int quiche_h3_config_set_cipher_suites(quiche_config *config, const uint16_t *ids, size_t n);
+
 // A server's TLS. One quiche_h3_tls serves several configurations: that of the connections, and those that hold
 // further certificates. It must outlive the handshakes of all of them; once there are any, only its ticket keys change.
 typedef struct quiche_h3_tls quiche_h3_tls;
@@ -262,6 +266,13 @@ static inline size_t quiche_h3_conn_incomplete_requests(const quiche_h3_conn *h3
     (void)ids;
     (void)n;
     return 0;
+}
+
+static inline int quiche_h3_config_set_cipher_suites(quiche_config *config, const uint16_t *ids, size_t n) {
+    (void)config;
+    (void)ids;
+    (void)n;
+    return QUICHE_H3_EXTRA_UNSUPPORTED;
 }
 
 // Without them: one certificate, quiche's own ticket keys, and no early data (settings.pyx refuses it).

@@ -1,5 +1,5 @@
-//! What a server's TLS needs beyond quiche's C API: certificates by name, tickets whose key changes, 0-RTT that
-//! cannot be replayed, and the demand of a client's certificate.
+//! What TLS needs beyond quiche's C API: of a server certificates by name, tickets whose key changes, 0-RTT that cannot
+//! be replayed, and the demand of a client's certificate; of both the choice of cipher suites.
 //!
 //! All of it is set on the `SSL_CTX` of a `quiche::Config`. The functions are documented in
 //! `include/quiche_h3_extra.h`.
@@ -35,6 +35,7 @@ extern "C" {
     fn SSL_CTX_set_tlsext_servername_arg(ctx: *mut c_void, arg: *mut c_void) -> c_int;
     fn SSL_CTX_set_tlsext_ticket_key_cb(ctx: *mut c_void, callback: TicketCallback) -> c_int;
     fn SSL_CTX_set_verify(ctx: *mut c_void, mode: c_int, callback: *const c_void);
+    fn SSL_CTX_set1_tls13_ciphers(ctx: *mut c_void, ids: *const u16, flags: *const u32, n: usize) -> c_int;
     fn SSL_CTX_set_session_id_context(ctx: *mut c_void, id: *const u8, len: usize) -> c_int;
     fn SSL_get_SSL_CTX(ssl: *const c_void) -> *mut c_void;
     fn SSL_set_SSL_CTX(ssl: *mut c_void, ctx: *mut c_void) -> *mut c_void;
@@ -258,4 +259,14 @@ pub unsafe extern "C" fn quiche_h3_tls_attach(
         SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, null());
     }
     if done { OK } else { FAILED }
+}
+
+/// # Safety
+/// `config` came from `quiche_config_new()` and is not in use elsewhere during the call; `ids` points to `n` readable
+/// values.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_config_set_cipher_suites(
+    config: *mut quiche::Config, ids: *const u16, n: usize,
+) -> c_int {
+    if SSL_CTX_set1_tls13_ciphers((*config).tls_context(), ids, null(), n) == 1 { OK } else { FAILED }
 }
