@@ -108,9 +108,6 @@ from .server import (
     Address,
     Server,
 )
-from .tls import (
-    make_dev_certificate,
-)
 from .webtransport import (
     CloseInfo,
     WebTransportSession,
@@ -153,6 +150,9 @@ if TYPE_CHECKING:
     from .client_messages import (
         ClientRequest,
         ClientResponse,
+    )
+    from .dev_certificate import (
+        make_dev_certificate,
     )
     from .httpx_transport import (
         AsyncHTTPX3Transport,
@@ -296,7 +296,8 @@ __all__ = [
     "make_dev_certificate",
 ]
 
-# Imported when asked for: a server needs no client, asyncio costs a program 9 MiB, httpx need not be there.
+# Imported when asked for: a server needs no client, asyncio costs a program 9 MiB, what makes certificates
+# 8 MiB, httpx need not be there.
 _LAZY = {
     "Client": "client",
     "ClientConnection": "client",
@@ -320,6 +321,7 @@ _LAZY = {
     "ClientSession": "webtransport_client",
     "aconnect_webtransport": "webtransport_client",
     "connect_webtransport": "webtransport_sync",
+    "make_dev_certificate": "dev_certificate",
 }
 
 

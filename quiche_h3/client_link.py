@@ -9,10 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cryptography import x509
-
 from ._core.connection import Connection
 from ._core.http3 import Http3
+from .certificates import read_certificate
 from .client_exchange import ClientExchange, Prepared
 from .errors import (
     ConnectError,
@@ -511,9 +510,6 @@ def _names(certificate: bytes | None, address: _IpAddress) -> bool:
     if certificate is None:
         return False
     try:
-        names = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        )
-    except (ValueError, x509.ExtensionNotFound):
+        return address in read_certificate(certificate).addresses
+    except ValueError:
         return False
-    return address in names.value.get_values_for_type(x509.IPAddress)

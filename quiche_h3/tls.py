@@ -1,4 +1,4 @@
-"""The server's certificate: where it comes from, whether it can be used, and ones for development."""
+"""The server's certificate: where it comes from, and whether it can be used."""
 
 from __future__ import annotations
 
@@ -10,32 +10,16 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
+from ._core.settings import check_key
+from .certificates import Certificate, pem_to_der, read_certificate
 from .config import ServerConfig
 from .errors import ConfigError
 
-_log = logging.getLogger("quiche_h3")
-
-DEV_CERTIFICATE_DAYS: Final = 14
-"""The longest a certificate may be valid for browsers to take its hash in `serverCertificateHashes`."""
+_log: Final = logging.getLogger("quiche_h3")
 
 
 class CertificateFiles:
@@ -58,11 +42,11 @@ class CertificateFiles:
     names: list[str]
     """The host names it is for, as it gives them: `*.` may stand before one."""
 
-    def __init__(self, leaf: x509.Certificate) -> None:
-        self.sha256 = leaf.fingerprint(SHA256())
-        self.spki_sha256 = hashlib.sha256(_public_bytes(leaf)).digest()
-        self.not_after = leaf.not_valid_after_utc
-        self.names = _host_names(leaf)
+    def __init__(self, leaf: Certificate) -> None:
+        self.sha256 = hashlib.sha256(leaf.der).digest()
+        self.spki_sha256 = hashlib.sha256(leaf.public_key).digest()
+        self.not_after = leaf.not_after
+        self.names = leaf.names
         self._cleanup = contextlib.ExitStack()
 
     def close(self) -> None:
@@ -100,26 +84,15 @@ def load_certificate(config: ServerConfig) -> CertificateFiles:
     be our clock that is wrong.
     """
     if config.dev_cert:
-        addresses = dict.fromkeys(("127.0.0.1", "::1", *_literal_addresses(config)))
-        cert_pem, key_pem = make_dev_certificate(addresses=tuple(addresses))
-        cert_field, key_field, from_files = "dev_cert", "dev_cert", False
-    elif config.cert_pem is not None and config.key_pem is not None:
-        cert_pem, key_pem = config.cert_pem, config.key_pem
-        cert_field, key_field, from_files = "cert_pem", "key_pem", False
-    else:
-        cert_field, key_field, from_files = "cert_path", "key_path", True
-        cert_pem, key_pem = _read(config, cert_field), _read(config, key_field)
+        from .dev_certificate import make_dev_certificate  # `cryptography` is 8 MiB, files need none of it
 
-    files = CertificateFiles(_checked(cert_field, cert_pem, key_field, key_pem))
-    if from_files:
-        files.cert_path, files.key_path = str(config.cert_path), str(config.key_path)
-        return files
-    try:
-        files.cert_path, files.key_path = files._store(cert_pem), files._store(key_pem)
-    except BaseException:
-        files.close()
-        raise
-    return files
+        addresses = dict.fromkeys(("127.0.0.1", "::1", *_literal_addresses(config)))
+        pem = make_dev_certificate(addresses=tuple(addresses))
+        return _load(("dev_cert", "dev_cert"), pem, None)
+    if config.cert_pem is not None and config.key_pem is not None:
+        return _load(("cert_pem", "key_pem"), (config.cert_pem, config.key_pem), None)
+    pem = (_read(config, "cert_path"), _read(config, "key_path"))
+    return _load(("cert_path", "key_path"), pem, (str(config.cert_path), str(config.key_path)))
 
 
 def load_more_certificates(config: ServerConfig) -> list[CertificateFiles]:
@@ -127,9 +100,8 @@ def load_more_certificates(config: ServerConfig) -> list[CertificateFiles]:
     field, found = "more_certificates", []
     for pair in config.more_certificates or ():
         cert_path, key_path = pair.split(":")
-        leaf = _checked(field, _read_path(field, cert_path), field, _read_path(field, key_path))
-        files = CertificateFiles(leaf)
-        files.cert_path, files.key_path = cert_path, key_path
+        pem = (_read_path(field, cert_path), _read_path(field, key_path))
+        files = _load((field, field), pem, (cert_path, key_path))
         if not files.names:
             raise ConfigError(
                 field, f"{cert_path} is for no host name", "give one with a subject alternative name"
@@ -138,65 +110,52 @@ def load_more_certificates(config: ServerConfig) -> list[CertificateFiles]:
     return found
 
 
-def _checked(cert_field: str, cert_pem: bytes, key_field: str, key_pem: bytes) -> x509.Certificate:
-    """The first certificate, if the key is its own."""
-    leaf = _parse_certificate(cert_field, cert_pem)
-    if _public_bytes(leaf) != _public_bytes(_parse_key(key_field, key_pem)):
-        raise ConfigError(
-            key_field,
-            f"is not the key of the certificate in {cert_field}",
-            "give the two that belong together",
-        )
+def _load(
+    fields: tuple[str, str], pem: tuple[bytes, bytes], paths: tuple[str, str] | None
+) -> CertificateFiles:
+    """A certificate and its key, if they can be used. Errors name `fields`; without `paths` it gets files."""
+    files = CertificateFiles(_leaf(fields[0], pem[0]))
+    try:
+        files.cert_path, files.key_path = paths or (files._store(pem[0]), files._store(pem[1]))
+        _check(fields, pem[1], files)
+    except BaseException:
+        files.close()
+        raise
+    return files
+
+
+def _leaf(field: str, pem: bytes) -> Certificate:
+    try:
+        leaf = read_certificate(pem_to_der(pem))
+    except ValueError:
+        raise _unusable(field) from None
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if leaf.not_after < now:
+        raise ConfigError(field, f"the certificate expired on {leaf.not_after:%Y-%m-%d}", "renew it")
+    if leaf.not_before > now:
+        _log.warning("%s: the certificate is not valid before %s", field, leaf.not_before)
     return leaf
 
 
-def _host_names(leaf: x509.Certificate) -> list[str]:
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.DNSName)
+def _check(fields: tuple[str, str], key_pem: bytes, files: CertificateFiles) -> None:
+    """Raises `ConfigError` for what the TLS library does not take."""
+    cert_field, key_field = fields
+    refused = check_key(files.cert_path, files.key_path)
+    if refused == "certificate":
+        raise _unusable(cert_field)
+    if refused == "key":
+        if b"ENCRYPTED" in key_pem:  # in the label (RFC 7468 11), or in a header (RFC 1421 4.6.1.1)
+            remedy = "decrypt it: openssl pkey -in encrypted.pem -out key.pem"
+            raise ConfigError(key_field, "the private key is encrypted", remedy)
+        raise ConfigError(key_field, "holds no usable private key", "give an RSA or EC key in PEM")
+    if refused == "pair":
+        problem = f"is not the key of the certificate in {cert_field}"
+        raise ConfigError(key_field, problem, "give the two that belong together")
 
 
-def make_dev_certificate(
-    names: Sequence[str] = ("localhost",),
-    addresses: Sequence[str] = ("127.0.0.1", "::1"),
-    days: int = DEV_CERTIFICATE_DAYS,
-) -> tuple[bytes, bytes]:
-    """A self-signed certificate for development and its key, both in PEM: ECDSA P-256, for 1 to 14 `days`.
-
-    Browsers take it by its hash (`serverCertificateHashes` wants ECDSA and at most 14 days), other clients as
-    `cafile`. Raises `ConfigError` for other `days`, without names, and for an address that is none.
-    """
-    if not 1 <= days <= DEV_CERTIFICATE_DAYS:
-        raise ConfigError("days", f"{days} is out of range", f"use 1 to {DEV_CERTIFICATE_DAYS}")
-    if not names:
-        raise ConfigError("names", "is empty", "give at least one, as localhost")
-    try:
-        alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
-        alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
-    except ValueError as exc:
-        raise ConfigError("addresses", str(exc), "give host names and literal IP addresses") from None
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-    # An hour back, for peers whose clock is behind; within the 14 days, which browsers count from here.
-    start = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        # No key usage: without keyCertSign BoringSSL would not take the certificate for its own issuer.
-        .sign(key, SHA256())
-    )
-    pem = certificate.public_bytes(Encoding.PEM)
-    return pem, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def _unusable(field: str) -> ConfigError:
+    remedy = "give a chain in PEM, the server's certificate first"
+    return ConfigError(field, "holds no usable certificate", remedy)
 
 
 def _literal_addresses(config: ServerConfig) -> list[str]:
@@ -216,34 +175,3 @@ def _read_path(field: str, path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as exc:
         raise ConfigError(field, f"{path!r} cannot be read: {exc.strerror}", "give a PEM file") from None
-
-
-def _parse_certificate(field: str, pem: bytes) -> x509.Certificate:
-    try:
-        leaf = x509.load_pem_x509_certificates(pem)[0]
-        leaf.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        remedy = "give a chain in PEM, the server's certificate first"
-        raise ConfigError(field, "holds no usable certificate", remedy) from None
-    now = datetime.datetime.now(datetime.timezone.utc)
-    if leaf.not_valid_after_utc < now:
-        raise ConfigError(
-            field, f"the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d}", "renew it"
-        )
-    if leaf.not_valid_before_utc > now:
-        _log.warning("%s: the certificate is not valid before %s", field, leaf.not_valid_before_utc)
-    return leaf
-
-
-def _parse_key(field: str, pem: bytes) -> PrivateKeyTypes:
-    try:
-        return load_pem_private_key(pem, password=None)
-    except TypeError:
-        remedy = "decrypt it: openssl pkey -in encrypted.pem -out key.pem"
-        raise ConfigError(field, "the private key is encrypted", remedy) from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(field, "holds no usable private key", "give an RSA or EC key in PEM") from None
-
-
-def _public_bytes(owner: x509.Certificate | PrivateKeyTypes) -> bytes:
-    return owner.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

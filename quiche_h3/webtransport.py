@@ -25,12 +25,12 @@ from .errors import (
     StreamReset,
 )
 from .request import Request
-from .webtransport_serve import DatagramHandler, StreamHandler, serve
 from .webtransport_streams import Waiters, WebTransportStream, until
 
 if TYPE_CHECKING:
     from ._core.fields import FieldSection
     from ._core.http3_stream import Stream
+    from .webtransport_serve import DatagramHandler, StreamHandler
 
 log: Final = logging.getLogger("quiche_h3")
 
@@ -221,13 +221,9 @@ class WebTransportSession(SessionBase):
         self._datagram_waiters.add(callback)
         self.datagram_waiter = self._datagram_waiters.wake
 
-    async def datagrams(self) -> AsyncIterator[bytes]:
+    def datagrams(self) -> AsyncIterator[bytes]:
         """Datagrams as they come, to the end of the session."""
-        try:
-            while True:
-                yield await self.receive_datagram()
-        except (SessionClosed, ConnectionClosed):
-            return
+        return _Datagrams(self)
 
     # Streams
 
@@ -316,6 +312,8 @@ class WebTransportSession(SessionBase):
         exception cancels all handlers and is raised here. When the session is over, those that still run
         may end; then this returns.
         """
+        from .webtransport_serve import serve  # asyncio, which a server without coroutines does not import
+
         await serve(self, on_bidi_stream, on_uni_stream, on_datagram)
 
     # Calls of the core
@@ -423,3 +421,22 @@ class WebTransportSession(SessionBase):
     def __repr__(self) -> str:
         state = "over" if self.over else "open" if self.open else "new"
         return f"<WebTransportSession {self.session_id} {state}>"
+
+
+class _Datagrams(AsyncIterator[bytes]):
+    """What `datagrams()` returns; half the price of an asynchronous generator."""
+
+    __slots__ = ("_next", "_session")
+
+    def __init__(self, session: WebTransportSession) -> None:
+        self._session = session
+        self._next = session.next_datagram
+
+    async def __anext__(self) -> bytes:
+        payload = self._next()
+        if payload is not None:
+            return payload
+        try:
+            return await self._session.receive_datagram()
+        except (SessionClosed, ConnectionClosed):
+            raise StopAsyncIteration from None

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from server_support import logged
 
 from quiche_h3 import ClientConfig, Server, ServerConfig, connect
+from quiche_h3.dev_certificate import make_dev_certificate
 from quiche_h3.errors import ConfigError, InvalidState, QuicheH3Error
-from quiche_h3.tls import make_dev_certificate
 
 KEY, NEXT_KEY = b"k" * 32, b"n" * 32
 

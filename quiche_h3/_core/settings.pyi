@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import FileIO
-from typing import Any
+from typing import Any, Literal
 from typing import Protocol as _Interface
 
 from typing_extensions import disjoint_base
@@ -18,6 +18,8 @@ class _Certificate(_Interface):
 class _NamedCertificate(_Certificate, _Interface):
     @property
     def names(self) -> list[str]: ...
+
+def check_key(cert_path: str, key_path: str) -> Literal["certificate", "key", "pair"] | None: ...
 
 @disjoint_base
 class EngineSettings:

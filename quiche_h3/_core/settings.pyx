@@ -34,6 +34,27 @@ cdef int load(int rc, str field, path) except -1:
     return 0
 
 
+cdef bint takes(bytes cert_path, bytes key_path) except -1:
+    """Whether the TLS library takes a certificate, a key, or both as a pair; None for what is left out."""
+    cdef quiche_config *q = quiche_config_new(QUICHE_PROTOCOL_VERSION)
+    if q == NULL:
+        raise MemoryError("no memory for the certificate")
+    taken = ((cert_path is None or quiche_config_load_cert_chain_from_pem_file(q, cert_path) == 0)
+             and (key_path is None or quiche_config_load_priv_key_from_pem_file(q, key_path) == 0))
+    quiche_config_free(q)
+    return taken
+
+
+def check_key(cert_path, key_path):
+    """What the TLS library refuses: "certificate", "key", "pair" if they are strangers, None if it takes both."""
+    cert, key = os.fsencode(cert_path), os.fsencode(key_path)
+    if takes(cert, key):
+        return None
+    if not takes(cert, None):
+        return "certificate"
+    return "pair" if takes(None, key) else "key"
+
+
 cdef int check_tls(int rc) except -1:
     if rc != 0:
         raise ConfigError("verify_peer", "the TLS library refused", "build without QUICHE_H3_SYSTEM")

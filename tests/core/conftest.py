@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quiche_h3.tls import make_dev_certificate
+from quiche_h3.dev_certificate import make_dev_certificate
 
 from .pair import Pair
 

@@ -23,8 +23,8 @@ from quiche_h3._core.settings import EngineSettings
 from quiche_h3._core.sockets import open_server_sockets, open_socket
 from quiche_h3._core.udp import UdpSocket
 from quiche_h3.config import ClientConfig, ServerConfig
+from quiche_h3.dev_certificate import make_dev_certificate
 from quiche_h3.errors import ConfigError
-from quiche_h3.tls import make_dev_certificate
 
 from .pair import OK, App, Handler, get
 
