@@ -1,5 +1,5 @@
 /* Destination connection ID -> connection: open addressing, linear probing, backward-shift deletion.
- * The hash is keyed (SipHash-2-4), because a client chooses the connection ID of its first Initial and
+ * The hash is keyed, because a client chooses the connection ID of its first Initial and
  * could otherwise aim all of them at one slot. */
 #ifndef QUICHE_H3_CID_TABLE_H
 #define QUICHE_H3_CID_TABLE_H
@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "siphash.h"
 
 #define CID_MAX 20
 
@@ -20,51 +22,12 @@ typedef struct {
 typedef struct {
     cid_slot *slots;
     size_t mask, count;
-    uint64_t key[2];
+    uint8_t key[16];
 } cid_table;
 
-static inline uint64_t cid_rotl(uint64_t v, int n) { return v << n | v >> (64 - n); }
-
-#define SIPROUND                                                                                                       \
-    do {                                                                                                               \
-        v0 += v1, v1 = cid_rotl(v1, 13) ^ v0, v0 = cid_rotl(v0, 32);                                                   \
-        v2 += v3, v3 = cid_rotl(v3, 16) ^ v2;                                                                          \
-        v0 += v3, v3 = cid_rotl(v3, 21) ^ v0;                                                                          \
-        v2 += v1, v1 = cid_rotl(v1, 17) ^ v2, v2 = cid_rotl(v2, 32);                                                   \
-    } while (0)
-
-static inline uint64_t cid_hash(const uint64_t key[2], const uint8_t *id, size_t len)
+static inline bool cid_table_init(cid_table *t, const uint8_t key[16])
 {
-    uint64_t v0 = key[0] ^ 0x736f6d6570736575ULL, v1 = key[1] ^ 0x646f72616e646f6dULL;
-    uint64_t v2 = key[0] ^ 0x6c7967656e657261ULL, v3 = key[1] ^ 0x7465646279746573ULL;
-    uint64_t m;
-    size_t left = len;
-    for (; left >= 8; left -= 8, id += 8) {
-        memcpy(&m, id, 8);
-        v3 ^= m;
-        SIPROUND;
-        SIPROUND;
-        v0 ^= m;
-    }
-    m = (uint64_t)len << 56;
-    for (size_t i = 0; i < left; i++)
-        m |= (uint64_t)id[i] << (8 * i);
-    v3 ^= m;
-    SIPROUND;
-    SIPROUND;
-    v0 ^= m;
-    v2 ^= 0xff;
-    SIPROUND;
-    SIPROUND;
-    SIPROUND;
-    SIPROUND;
-    return v0 ^ v1 ^ v2 ^ v3;
-}
-
-static inline bool cid_table_init(cid_table *t, const uint64_t key[2])
-{
-    t->key[0] = key[0];
-    t->key[1] = key[1];
+    memcpy(t->key, key, sizeof(t->key));
     t->mask = 63;
     t->count = 0;
     t->slots = (cid_slot *)calloc(t->mask + 1, sizeof(cid_slot));
@@ -80,7 +43,7 @@ static inline void cid_table_free(cid_table *t)
 /* The slot that holds the ID, or the empty one where it would go. */
 static inline cid_slot *cid_table_slot(const cid_table *t, const uint8_t *id, size_t len)
 {
-    size_t i = cid_hash(t->key, id, len) & t->mask;
+    size_t i = siphash(t->key, id, len) & t->mask;
     while (t->slots[i].value && (t->slots[i].len != len || memcmp(t->slots[i].id, id, len) != 0))
         i = (i + 1) & t->mask;
     return &t->slots[i];
@@ -135,7 +98,7 @@ static inline void cid_table_remove(cid_table *t, const uint8_t *id, size_t len)
         i = (i + 1) & t->mask;
         if (!t->slots[i].value)
             break;
-        size_t home = cid_hash(t->key, t->slots[i].id, t->slots[i].len) & t->mask;
+        size_t home = siphash(t->key, t->slots[i].id, t->slots[i].len) & t->mask;
         if (((i - home) & t->mask) >= ((i - hole) & t->mask)) {
             t->slots[hole] = t->slots[i];
             hole = i;

@@ -7,7 +7,7 @@ cdef extern from "cid_table.h" nogil:
         void *slots
         size_t count
 
-    bint cid_table_init(cid_table *t, const uint64_t *key)
+    bint cid_table_init(cid_table *t, const uint8_t *key)
     void cid_table_free(cid_table *t)
     void *cid_table_get(const cid_table *t, const uint8_t *id, size_t len)
     bint cid_table_put(cid_table *t, const uint8_t *id, size_t len, void *value)

@@ -15,9 +15,7 @@ cdef class Routes:
     """Destination connection ID -> connection. The table borrows: who owns a connection takes it out first."""
 
     def __init__(self, StatelessAnswers answers):
-        cdef uint64_t key[2]
-        seed = os.urandom(16)
-        memcpy(key, PyBytes_AS_STRING(seed), 16)
+        cdef bytes key = os.urandom(16)
         if not cid_table_init(&self.table, key):
             raise MemoryError("no memory for the connection table")
         memset(&self.nobody, 0, sizeof(self.nobody))

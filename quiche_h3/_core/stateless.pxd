@@ -27,6 +27,10 @@ cdef extern from "bucket.h" nogil:
     void bucket_init(token_bucket *b, double rate, double burst, uint64_t now)
     bint bucket_take(token_bucket *b, uint64_t now)
 
+cdef extern from "siphash.h" nogil:
+    uint64_t siphash(const uint8_t *key, const uint8_t *data, size_t n)
+    void sip_store(uint8_t *p, uint64_t v)
+
 cdef struct stateless_counters:
     uint64_t version_negotiations_sent
     uint64_t retries_sent
@@ -36,9 +40,13 @@ cdef struct stateless_counters:
     uint64_t rate_limited
 
 
+cpdef bytes reset_token(bytes key, bytes cid)
+
+
 cdef class StatelessAnswers:
     cdef EngineSettings settings
     cdef readonly object keys           # TokenKeys
+    cdef bytes reset_key                # theirs
     cdef stateless_counters n
     cdef token_bucket negotiations
     cdef token_bucket retries

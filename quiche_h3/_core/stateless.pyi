@@ -7,6 +7,8 @@ from typing_extensions import disjoint_base
 from .settings import EngineSettings
 from .tokens import TokenKeys
 
+def reset_token(key: bytes, cid: bytes) -> bytes: ...
+
 @disjoint_base
 class StatelessAnswers:
     def __init__(self, settings: EngineSettings, now: int, *, server: bool) -> None: ...

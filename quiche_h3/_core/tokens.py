@@ -1,8 +1,7 @@
 """The keys of one secret: for Retry tokens (RFC 9000 8.1), stateless reset tokens (10.3) and session tickets.
 
-Tokens are keyed hashes (BLAKE2s, RFC 7693: each connection needs some, and an HMAC costs ten times as much):
-nothing is stored for one that was given out, and every process and machine that has the
-secret accepts the others'.
+Tokens are keyed hashes: nothing is stored for one that was given out, and every process and machine that has
+the secret accepts the others'.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class TokenKeys:
         root = secret if secret is not None else os.urandom(32)
         self._roots = [root] if previous is None or previous == root else [root, previous]
         self._retry_keys = [_derive(root, b"retry token") for root in self._roots]
-        self._reset_key = _derive(root, b"stateless reset")
+        self.reset_key = _derive(root, b"stateless reset")
         self._lifetime_ms = retry_lifetime_ms
         self._ticket_keys = [_ticket_key(root) for root in self._roots]
         self._rotates = secret is None
@@ -70,10 +69,6 @@ class TokenKeys:
         fresh = [os.urandom(48) for _ in range(min(passed, 2))]
         self._ticket_keys = [*reversed(fresh), *self._ticket_keys][:2]
         return fresh
-
-    def reset_token(self, cid: bytes) -> bytes:
-        """The 16-byte stateless reset token of one of our connection IDs."""
-        return blake2s(cid, key=self._reset_key, digest_size=16).digest()
 
     def seal_retry(self, address: bytes, odcid: bytes, new_scid: bytes) -> bytes:
         """A Retry token for the client at `address` (its raw IP and port), good for the lifetime from now."""
