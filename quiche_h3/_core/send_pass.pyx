@@ -15,6 +15,9 @@ cdef enum:
     TURN_BYTES = 1 << 20
     # Beyond two congestion windows, with nothing received and no timer run out: a defect.
     RUNAWAY_BYTES = 4 << 20
+    # Packets before the first probe of the path MTU: it costs what another packet does, and many connections end before
+    # larger ones were of use to them.
+    PROBE_AFTER = 16
 
 # A packet whose send time is this near leaves now: no timer is finer.
 cdef uint64_t PACING_GRANULARITY = 500_000
@@ -198,6 +201,8 @@ cdef class SendPass:
             return FLUSH_DONE
         c.release_at = 0
         size = min(self.settings.max_packet, <size_t>UDP_MAX_PAYLOAD)
+        if self.settings.discovers_pmtu and c.sent < PROBE_AFTER:
+            size = min(size, <size_t>QUICHE_MIN_CLIENT_INITIAL_LEN)  # no room for a probe, and for all else there is
         quantum = min(UDP_MAX_SEGMENTS * size, <size_t>UDP_MAX_PAYLOAD, self.settings.max_train)
         t.used = t.segment = t.total = 0
         t.ecn = UDP_ECT0 if quiche_h3_conn_ecn(c.quic, NULL) == QUICHE_H3_ECN_MARKING else UDP_NOT_ECT

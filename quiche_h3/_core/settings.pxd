@@ -29,6 +29,7 @@ cdef class EngineSettings:
     cdef readonly uint64_t handshake_timeout_ns
     cdef readonly size_t max_burst
     cdef readonly size_t max_train    # bytes of one message to send
+    cdef readonly bint discovers_pmtu
     cdef readonly size_t max_packet   # bytes of the largest packet, a probe of the path MTU
     cdef bint preferred               # a server has a preferred address
     cdef bytes preferred_v4           # as on the wire: address and port; or None

@@ -151,6 +151,7 @@ cdef class EngineSettings:
         self.max_burst = 0 if paced else config.max_burst_packets * config.max_send_udp_payload_size
         self.max_train = config.send_buffer_size
         self.max_packet = config.max_send_udp_payload_size
+        self.discovers_pmtu = config.discover_pmtu
         self._set_transport(config)
         self._set_tls(config, certificate)
         if certificate is None:
