@@ -1,13 +1,18 @@
 # What makes drivers.py compiled: every wake-up of a server passes here.
 
+cimport cython
+from quiche_h3._core.endpoint cimport Endpoint
+
+
 cdef class Driver:
-    cdef public object endpoint
+    cdef readonly Endpoint endpoint
     cdef public object after_turn
     cdef object _armed
-    cdef object _watching_writes
+    cdef bint _watching_writes
 
     cpdef _readable(self, Py_ssize_t index)
     cpdef _timer_fired(self)
+    @cython.locals(endpoint=Endpoint, again=bint, blocked=bint)
     cpdef _turn(self)
 
 

@@ -92,7 +92,7 @@ class Driver:
         endpoint = self.endpoint
         again = endpoint.turn()
         blocked = endpoint.blocked
-        if blocked is not self._watching_writes:
+        if blocked != self._watching_writes:
             self._watching_writes = blocked
             self._watch_writes(blocked)
         if self.after_turn is not None:

@@ -103,8 +103,9 @@ cdef class Connection:
     cdef public Watch watch
     cdef public object state
     cdef public object context
-    cdef object _close_reason
+    cdef tuple _ended_by        # how it ended: the arguments of ConnectionClosed
     cdef quiche_conn *quic(self) except? NULL
+    cdef tuple ended_by(self)
     cdef int release(self) except -1
     cdef object ending(self)
     cdef socklen_t local_len(self)

@@ -60,7 +60,7 @@ cdef class Connection:
 
     cdef int release(self) except -1:
         """Frees the C state, HTTP/3 first. Called once by the endpoint when the connection is closed."""
-        self._close_reason = self.close_reason
+        self._ended_by = self.ended_by()
         if self.protocol is not None:
             self.protocol.closed()
             self.protocol = None
@@ -209,18 +209,21 @@ cdef class Connection:
     @property
     def close_reason(self):
         """ConnectionClosed that tells how the connection ended, or None while nobody closed it."""
+        ended = self.ended_by() if self.quic() != NULL else self._ended_by
+        return None if ended is None else ConnectionClosed(*ended)
+
+    cdef tuple ended_by(self):
+        """What ConnectionClosed is made of, if somebody asks: an exception for each connection costs more than that."""
         cdef c_bool app = False
         cdef uint64_t code = 0
         cdef const uint8_t *reason = NULL
         cdef size_t n = 0
-        if self.quic() == NULL:
-            return self._close_reason
         if quiche_conn_peer_error(self.c.quic, &app, &code, &reason, &n):
-            return ConnectionClosed(bool(app), code, reason[:n] if n else b"", True)
+            return bool(app), code, reason[:n] if n else b"", True
         if quiche_conn_local_error(self.c.quic, &app, &code, &reason, &n):
-            return ConnectionClosed(bool(app), code, reason[:n] if n else b"", False)
+            return bool(app), code, reason[:n] if n else b"", False
         if quiche_conn_is_timed_out(self.c.quic):
-            return ConnectionClosed(False, 0, b"idle timeout", False)
+            return False, 0, b"idle timeout", False
         return None
 
     def close(self, code=0x100, reason=b"", *, app=True):

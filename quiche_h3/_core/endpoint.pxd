@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 from quiche_h3._core.admission cimport Admission
 from quiche_h3._core.connection cimport Connection, Gate, conn_t, deadlines
@@ -36,6 +37,7 @@ cdef struct engine_counters:
     uint64_t ecn_failed
 
 
+@cython.final
 cdef class Endpoint:
     cdef EngineSettings settings
     cdef Gate gate                      # shut while a pass without the GIL runs
@@ -49,6 +51,7 @@ cdef class Endpoint:
     cdef engine_counters n
     cdef uint64_t now                   # nanoseconds, read once a turn
     cdef bint in_turn
+    cdef readonly bint blocked          # some socket takes no more: what is left waits until it is writable
     cdef int forks                      # of the process, when this was made
     cdef object interrupt               # what the turn is to raise at its end: KeyboardInterrupt and its like
     cdef bint woken
@@ -61,7 +64,12 @@ cdef class Endpoint:
     cdef uint64_t packet_limit          # packets sent with one key
     cdef uint64_t handshake_limit       # bytes a client may send before its handshake is complete
 
+    cpdef bint receive(self, int index) except -1
+    cpdef deadline(self, Connection connection=*)
+    cpdef bint turn(self) except -1
+    cpdef handle(self)
     cdef void mark(self, conn_t *c) noexcept nogil
+    cdef int handle_events(self) except -1
     cdef int receive_packet(self, udp_socket *u, udp_message *m, uint8_t *data, size_t len) except -1 nogil
     cdef int receive_message(self, udp_socket *u, udp_message *m) except -1 nogil
     cdef conn_t *unknown_packet(self, udp_socket *u, udp_message *m, packet_header *h,

@@ -114,7 +114,7 @@ cdef class Endpoint:
 
     # Incoming
 
-    def receive(self, int index):
+    cpdef bint receive(self, int index) except -1:
         """Drains a readable socket: a few batches, so that handlers and other sockets get their turn.
 
         Returns True when the socket may hold more.
@@ -314,12 +314,12 @@ cdef class Endpoint:
 
     # The turn
 
-    def deadline(self, Connection connection=None):
+    cpdef deadline(self, Connection connection=None):
         """When `turn()` is due next, or for one connection, in nanoseconds of the monotonic clock; None for never."""
         at = deadlines_next(&self.due) if connection is None else connection.c.due.at
         return None if at == DEADLINE_NONE else at
 
-    def turn(self):
+    cpdef bint turn(self) except -1:
         """Expired deadlines, then events and handlers of every touched connection, then one send pass.
 
         Returns True when work is left that need not wait for anything. What a callback raises is logged; a
@@ -336,12 +336,7 @@ cdef class Endpoint:
         self.woken = False
         self.admission.unproven = 0
         try:
-            self.now = monotonic()
-            self.expire()
-            c = self.dirty_head
-            while c != NULL:  # handlers may append to the list while it is walked
-                self.service(<Connection>c.owner)
-                c = c.next_dirty
+            self.handle_events()
             self.check_process()  # a handler may have forked
             head = self.dirty_head
             self.dirty_head = self.dirty_tail = NULL
@@ -350,6 +345,7 @@ cdef class Endpoint:
                 self.now = self.send_pass.run(head, self.now)
             self.gate.shut = False
             self.send_pass.note_fallbacks()
+            self.blocked = self.send_pass.blocked()
             c = head
             while c != NULL:
                 next_c = c.next_dirty
@@ -371,6 +367,33 @@ cdef class Endpoint:
             raise error
         return self.dirty_head != NULL and not self.blocked
 
+    cpdef handle(self):
+        """The first part of a turn: deadlines, events, handlers. Asks for the turn in which what they say leaves.
+
+        Handlers that wait in tasks are woken now, run before that turn, and what they write goes in its packets.
+        """
+        if self.in_turn:
+            raise RuntimeError("handle() was called from a handler")
+        self.check_process()
+        self.in_turn = True
+        try:
+            self.handle_events()
+        finally:
+            self.in_turn = False
+        if not self.woken and self.wake is not None:
+            self.woken = True
+            self.wake()
+
+    cdef int handle_events(self) except -1:
+        cdef conn_t *c
+        self.now = monotonic()
+        self.expire()
+        c = self.dirty_head
+        while c != NULL:  # handlers may append to the list while it is walked
+            self.service(<Connection>c.owner)
+            c = c.next_dirty
+        return 0
+
     @property
     def refusing(self):
         """No new connection is accepted."""
@@ -380,11 +403,6 @@ cdef class Endpoint:
     def turning(self):
         """A turn is in progress: this is called from one of its handlers."""
         return self.in_turn
-
-    @property
-    def blocked(self):
-        """Some socket takes no more: what is left waits until it is writable."""
-        return self.send_pass.blocked()
 
     cdef int expire(self) except -1:
         """At most so many: the half-open connections of a flood end together."""
@@ -453,7 +471,7 @@ cdef class Endpoint:
         return 0
 
     cdef int open_protocol(self, Connection conn) except -1:
-        if conn.close_reason is None:  # else nothing may be sent
+        if conn.ended_by() is None:  # else nothing may be sent
             conn.protocol = self.app.protocol(conn)
         return 0
 

@@ -148,7 +148,7 @@ cdef class Hq(RequestProtocol):
     cdef int closed(self) except -1:
         self.over = True
         self.finishing.clear()
-        return self.end(self.connection.ending())
+        return self.end()
 
     # Client
 
@@ -175,7 +175,7 @@ cdef class Hq(RequestProtocol):
         line = b"GET " + path + b"\r\n"
         stream.queue_rest(line, 0)
         if self.waiting or not self.open(stream):
-            self.waiting.append(stream)
+            self.keep_waiting(stream)
         self.connection.touch()
         return stream
 

@@ -11,7 +11,7 @@ cdef class Http3(Http3State):
     cdef int64_t wrote_first            # of several incremental ones, in the last turn
     cdef dict early_updates             # stream id -> PRIORITY_UPDATE of a request that has not come
     cdef public bint keeps_early        # datagrams wait for their request; else they are raw ones
-    cdef object early_datagrams         # deque of (stream id, datagram), the newest ones
+    cdef object early_datagrams         # deque of (stream id, datagram), the newest ones; None before the first
     cdef int write(self) except -1
     cdef Stream new_stream(self, uint64_t stream_id)
     cdef int on_headers(self, uint64_t stream_id, quiche_h3_event *event, Stream stream) except -1

@@ -56,10 +56,9 @@ cdef class Http3(Http3State):
     """HTTP/3 on one connection."""
 
     def __init__(self, Connection connection, app, Http3Limits limits, Http3Counters counters, *, server):
-        super().__init__(connection, app, limits, counters, server=server)
+        self.begin(connection, app, limits, counters, server)
         self.extended_connect = connection.settings.extended_connect
         self.early_updates = {}
-        self.early_datagrams = deque()
         self.wrote_first = -1
 
     # Protocol
@@ -158,14 +157,13 @@ cdef class Http3(Http3State):
         return 0
 
     cdef int closed(self) except -1:
-        error = self.connection.ending()
         quiche_h3_conn_free(self.h3)
         self.h3 = NULL
         self.over = True
         claims, self.claims = self.claims, None
         if claims is not None:
             (<Claims>claims).closed()
-        return self.end(error)
+        return self.end()
 
     cdef Stream new_stream(self, uint64_t stream_id):
         cdef Stream stream = Stream.__new__(Stream)
@@ -353,7 +351,7 @@ cdef class Http3(Http3State):
         stream.handler = handler
         stream.head = (pairs, fin)
         if self.waiting or stream.send_head(pairs, fin):
-            self.waiting.append(stream)
+            self.keep_waiting(stream)
         else:
             self.streams[stream.id] = stream
         self.connection.touch()
@@ -457,6 +455,8 @@ cdef class Http3(Http3State):
 
     cdef int keep_early_datagram(self, uint64_t stream_id, bytes payload) except -1:
         """RFC 9297 2.1: it may overtake its request. The newest are kept."""
+        if self.early_datagrams is None:
+            self.early_datagrams = deque()
         if len(self.early_datagrams) >= self.connection.settings.config.h3_datagram_queue_len:
             self.early_datagrams.popleft()
             self.counters.n.datagrams_dropped += 1

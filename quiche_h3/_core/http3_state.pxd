@@ -66,6 +66,7 @@ cdef class Http3State(RequestProtocol):
     cdef token_bucket resets            # streams given up, by the peer or by us
     cdef token_bucket updates           # PRIORITY_UPDATE frames
     cdef bint flooded                   # there were too many: the connection closes
+    cdef int begin(self, Connection connection, app, Http3Limits limits, Http3Counters counters, bint server) except -1
     cpdef send_datagram(self, bytes payload)
     cpdef goaway(self)
     cdef int send_goaway(self) except -1

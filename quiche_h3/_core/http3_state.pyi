@@ -4,8 +4,6 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
-from .connection import Connection
-from .fields import Http3Limits
 from .http3_stream import Stream
 from .streams import RequestProtocol
 
@@ -20,9 +18,6 @@ class Claims: ...
 class Http3State(RequestProtocol):
     claims: Claims | None
     keeps_lengths: bool
-    def __init__(
-        self, connection: Connection, app: Any, limits: Http3Limits, counters: Http3Counters, *, server: bool
-    ) -> None: ...
     @property
     def highest_request(self) -> int: ...
     @property

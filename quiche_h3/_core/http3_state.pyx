@@ -48,7 +48,7 @@ cdef class Http3State(RequestProtocol):
         if self.h3 == NULL:
             raise QuicheH3Error("HTTP/3 could not be started on the connection")
 
-    def __init__(self, Connection connection, app, Http3Limits limits, Http3Counters counters, *, server):
+    cdef int begin(self, Connection connection, app, Http3Limits limits, Http3Counters counters, bint server) except -1:
         self.app = app
         self.limits = limits
         self.counters = counters
@@ -63,6 +63,7 @@ cdef class Http3State(RequestProtocol):
             bucket_init(&self.resets, config.stream_resets_per_second, config.stream_resets_burst, connection.c.now)
             updates = config.priority_updates_per_second
             bucket_init(&self.updates, updates, 10 * updates, connection.c.now)
+        return 0
 
     def __dealloc__(self):
         if self.h3 != NULL:

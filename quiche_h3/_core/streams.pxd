@@ -17,11 +17,12 @@ cdef class RequestProtocol(Protocol):
     cdef readonly bint server
     cdef bint over                      # the connection is gone
     cdef readonly dict streams          # stream id -> RequestStream, those that are not finished
-    cdef object waiting                 # client: requests that wait for stream credit
+    cdef object waiting                 # client: deque of requests that wait for stream credit, None before the first
     cdef list unacknowledged            # once we take no more: ids of answered requests, some perhaps not acknowledged
     cdef int wait_for_acknowledgements(self, int64_t first, int64_t end) except -1
     cdef int give_up(self, RequestStream stream, object error) except -1
-    cdef int end(self, object error) except -1
+    cdef int end(self) except -1
+    cdef int keep_waiting(self, RequestStream stream) except -1
 
 
 cdef class RequestStream:

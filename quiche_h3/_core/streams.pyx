@@ -18,7 +18,6 @@ cdef class RequestProtocol(Protocol):
     def __cinit__(self, Connection connection not None, *args, **kwargs):
         self.connection = connection
         self.streams = {}
-        self.waiting = deque()
         self.unacknowledged = []
 
     cdef int give_up(self, RequestStream stream, object error) except -1:
@@ -35,12 +34,15 @@ cdef class RequestProtocol(Protocol):
                 log.exception("connection %d: on_reset() of stream %d failed", self.connection.id, stream.id)
         return 0
 
-    cdef int end(self, object error) except -1:
+    cdef int end(self) except -1:
         """The connection is gone: all streams are, with those that wait for credit."""
         cdef RequestStream stream
-        streams = [*self.streams.values(), *self.waiting]
+        streams = [*self.streams.values(), *(self.waiting or ())]
+        if not streams:
+            return 0
         self.streams.clear()
-        self.waiting.clear()
+        self.waiting = None
+        error = self.connection.ending()
         for stream in streams:
             stream.receiving = stream.sending = False
             stream.queue = None
@@ -50,6 +52,13 @@ cdef class RequestProtocol(Protocol):
                     handler.on_closed(error)
                 except Exception:
                     log.exception("connection %d: on_closed() of a stream failed", self.connection.id)
+        return 0
+
+    cdef int keep_waiting(self, RequestStream stream) except -1:
+        """It opens when there is credit for it."""
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append(stream)
         return 0
 
     cdef int wait_for_acknowledgements(self, int64_t first, int64_t end) except -1:

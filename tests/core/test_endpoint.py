@@ -598,6 +598,45 @@ def test_a_close_while_a_probe_of_the_handshake_is_due(make_pair: MakePair) -> N
     assert pair.client.counters()[0]["runaways"] == 0
 
 
+def test_events_before_the_turn(pair: Pair) -> None:
+    """handle() calls handlers, sends nothing and asks for a turn: what is written before leaves with it."""
+    connection = pair.connect()
+    held: list[Stream] = []
+    woken: list[bool] = []
+    pair.server_app.on_request = held.append
+    pair.server.set_wake(lambda: woken.append(True))
+    pair.request(connection)
+    pair.client.turn()
+    for payload, source, to in pair.client_socket.take():
+        pair.server.receive_udp_payload(0, payload, source, to)
+    pair.server.handle()
+    assert len(held) == 1
+    assert list(pair.server_socket.take()) == []
+    pair.server_app.answer(held[0])
+    assert woken == [True]
+    pair.server.turn()
+    assert len(list(pair.server_socket.take())) == 1
+
+    def nested(stream: Stream) -> None:
+        with pytest.raises(RuntimeError):
+            pair.server.handle()
+        pair.server_app.answer(stream)
+
+    pair.server_app.on_request = nested
+    assert pair.fetch(connection).body == b"Hello"
+
+
+def test_who_sends_little_sends_no_probe(pair: Pair) -> None:
+    """RFC 8899: larger packets are looked for when there is use for them, not for one small request."""
+    pair.down.record = True
+    connection = pair.connect()
+    assert pair.fetch(connection).body == b"Hello"
+    assert max(len(payload) for _, payload in pair.down.seen) == 1200
+    pair.server_app.answer_with(bytes(200_000))
+    assert len(pair.fetch(connection).body) == 200_000
+    assert max(len(payload) for _, payload in pair.down.seen) == 1350
+
+
 def test_a_fork_in_a_handler(pair: Pair) -> None:
     """The child's turn ends by an error before it sends anything: each packet number once (RFC 9001 5.3)."""
     pids: list[int] = []
