@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from .drivers import MAX_SLEEP_NS, Driver, Timer
+from .eager_tasks import task_starter
 
 if TYPE_CHECKING:
     from ._core.endpoint import Endpoint
 
-_EAGER: Final = sys.version_info >= (3, 12)
 _CANCELLED_S: Final = 1.0  # so long a handler may take to heed its cancellation when the server ends
 
 
@@ -51,6 +50,7 @@ class AsyncioDriver(Driver):
         self._stopped = self.loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
+        self._start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]] = task_starter(self.loop)
 
     def watch(self, index: int) -> None:
         self.loop.add_reader(self.endpoint.sockets[index].fileno(), self._readable, index)
@@ -59,6 +59,14 @@ class AsyncioDriver(Driver):
         fd = self.endpoint.sockets[index].fileno()
         self.loop.remove_reader(fd)
         self.loop.remove_writer(fd)
+
+    def _readable(self, index: int) -> None:
+        if not self._tasks:
+            super()._readable(index)
+            return
+        # Those that are woken by this run before the turn that sends, which `handle()` asks for.
+        self.endpoint.receive(index)
+        self.endpoint.handle()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         def fired() -> None:
@@ -85,12 +93,8 @@ class AsyncioDriver(Driver):
         self.loop.call_soon_threadsafe(function, *args)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs a handler's coroutine, up to its first wait at once where the interpreter can (3.12 on)."""
-        task: asyncio.Task[None]
-        if _EAGER:
-            task = asyncio.Task(coroutine, loop=self.loop, eager_start=True)  # type: ignore[call-arg]
-        else:
-            task = self.loop.create_task(coroutine)
+        """Runs a handler's coroutine, up to its first wait at once."""
+        task = self._start(coroutine)
         if not task.done():
             self._tasks.add(task)  # the loop itself keeps only weak references
             task.add_done_callback(self._tasks.discard)

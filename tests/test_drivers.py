@@ -12,7 +12,7 @@ import pytest
 from interop.aioquic_peer import AioquicClient
 from server_support import client_of, make_server, talk
 
-from quiche_h3 import EventBackend, InvalidState, Request, Server, ev
+from quiche_h3 import EventBackend, InvalidState, Request, Server, ServerSession, connect_webtransport, ev
 
 
 def beside(server: Server, scenario: Callable[[AioquicClient], Any], run: Callable[[], None]) -> Any:
@@ -170,3 +170,27 @@ def test_callback_that_raises(backend: str) -> None:
         return await hello(client)
 
     assert talk(server, scenario) == b"hello"
+
+
+def test_what_a_waiting_handler_writes_leaves_with_the_acknowledgement() -> None:
+    """In asyncio a handler that a packet wakes answers in the packet that acknowledges it, not in another."""
+    server = make_server()
+
+    @server.webtransport("/echo")
+    async def echo(session: ServerSession) -> None:
+        async for payload in session.datagrams():
+            session.send_datagram(payload)
+
+    with (
+        server.running() as address,
+        connect_webtransport(f"{address.url}/echo", verify=False) as session,
+    ):
+        replies = iter(session.datagrams())
+        before = 0
+        for i in range(60):
+            if i == 10:
+                before = server.connections[0].stats()["packets_sent"]
+            session.send_datagram(b"%d" % i)
+            assert next(replies) == b"%d" % i
+        sent = server.connections[0].stats()["packets_sent"] - before
+    assert sent < 75  # 100 with packets that only acknowledge
