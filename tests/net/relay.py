@@ -30,7 +30,9 @@ class Datagram(NamedTuple):
     """A line of the relay's log."""
 
     at: float
-    """Seconds since the first datagram."""
+    """When it came in: seconds since the first datagram."""
+    goes_on: float | None
+    """When it reaches the other side; None when it never does."""
     direction: str
     """`toserver` or `toclient`."""
     flow: int
@@ -140,9 +142,10 @@ class Relay:
 
 
 def parse(line: str) -> Datagram:
-    at, direction, flow, number, size, fate, *header = line.split(" ")
+    at, goes_on, direction, flow, number, size, fate, *header = line.split(" ")
+    due = None if goes_on == "-" else float(goes_on) / 1000
     first = bytes.fromhex(header[0]) if header else b""
-    return Datagram(float(at) / 1000, direction, int(flow), int(number), int(size), fate, first)
+    return Datagram(float(at) / 1000, due, direction, int(flow), int(number), int(size), fate, first)
 
 
 def ip(*words: str) -> None:

@@ -205,14 +205,18 @@ static bool corrupt(struct link *link, struct packet *packet, size_t payload, co
     return true;
 }
 
-/* A line for each packet: ms since the first one, direction, flow, number, bytes, what became of it, and of long
- * headers (RFC 8999 5.1), which are clear text, the beginning. */
-static void record(int direction, unsigned flow, const uint8_t *payload, size_t len, const char *fate)
+/* A line for each packet: ms since the first one when it came in and when it goes on (- if it does not), direction,
+ * flow, number, bytes, what became of it, and of long headers (RFC 8999 5.1), which are clear text, the beginning. */
+static void record(uint64_t now, uint64_t due, int direction, unsigned flow, const uint8_t *payload, size_t len,
+                   const char *fate)
 {
     enum { SHOWN = 96 };
+    char goes_on[32] = "-";
     if (!log_file)
         return;
-    fprintf(log_file, "%.3f %s %u %llu %zu %s", (double)link_since_start(now_ns()) / 1e6,
+    if (due)
+        snprintf(goes_on, sizeof goes_on, "%.3f", (double)link_since_start(due) / 1e6);
+    fprintf(log_file, "%.3f %s %s %u %llu %zu %s", (double)link_since_start(now) / 1e6, goes_on,
             direction == TO_SERVER ? "toserver" : "toclient", flow, (unsigned long long)links[direction].count, len,
             fate);
     if (len && payload[0] & 0x80) {
@@ -260,7 +264,7 @@ void link_offer(int direction, struct flow *flow, const uint8_t *data, size_t le
     }
     if (lost) {
         snprintf(fate, sizeof fate, "drop:%s", lost);
-        record(direction, index, data + payload, len - payload, fate);
+        record(now, 0, direction, index, data + payload, len - payload, fate);
         return;
     }
     struct packet *packet = make(direction, flow, data, len);
@@ -271,7 +275,7 @@ void link_offer(int direction, struct flow *flow, const uint8_t *data, size_t le
     if (late)
         packet->due += scenario.reorder_delay;
     snprintf(fate, sizeof fate, "%s%s%s", wrong ? "corrupt" : "forward", late ? "+late" : "", twice ? "+twice" : "");
-    record(direction, index, data + payload, len - payload, fate);
+    record(now, packet->due, direction, index, data + payload, len - payload, fate);
     heap_push(packet);
     if (twice) {
         struct packet *copy = make(direction, flow, packet->data, len);
