@@ -120,6 +120,13 @@ def test_a_client_without_work_or_server_fails(root: Path) -> None:
         assert status(endpoint(root, "client", "transfer", REQUESTS=requests)) == 1
 
 
+def test_a_refused_connection_is_a_failure(root: Path) -> None:
+    """The server closes in an Initial (no common ALPN, RFC 9001 8.1): the client does not wait for more."""
+    with serving(root, "http3") as port:
+        url = f"https://localhost:{port}/a"
+        assert status(endpoint(root, "client", "transfer", REQUESTS=url)) == 1
+
+
 def test_a_missing_file_is_a_failure(root: Path) -> None:
     """HTTP/0.9 has no 404: the stream is reset, and nothing is taken for the file."""
     with serving(root, "transfer") as port:

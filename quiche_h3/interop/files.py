@@ -229,7 +229,7 @@ class Client:
     def connection_closed(self, connection: Connection) -> None:
         """A connection is gone, when its time has come or before."""
         if connection is self._connection and self._waiting:
-            self._problem = self._problem or str(connection.close_reason)
+            self.fail(str(connection.close_reason))  # nobody else asks for the turn that sees it
 
     def goaway(self, connection: Connection, stream_id: int) -> None:
         """The server takes no more requests; those that it does not serve are reset."""
