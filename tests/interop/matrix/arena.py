@@ -6,8 +6,8 @@ import filecmp
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +16,9 @@ from net.relay import Network
 
 from .chain import make_chain
 from .peers import ENDPOINTS, OURS, environment
-from .table import Case, Evidence, write_files
-from .wire import facts
+from .table import ROLES, Case, Evidence, Suite, Work, prepare
+from .traffic import tcp_flow
+from .wire import facts, goodput
 
 UNSUPPORTED: Final = 127
 _READY_SECONDS: Final = 15.0
@@ -80,31 +81,32 @@ class Result:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
     """Of the client."""
+    kbit_s: float | None = None
+    """What a measurement has found."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-def prepare(case: Case, folder: Path, seed: int) -> list[Path]:
-    """The directories that both sides mount. Returns the files to be fetched."""
-    for role in ("client", "server"):
+def mounts(case: Case, folder: Path) -> None:
+    """The directories of both sides, but for their files."""
+    for role in ROLES:
         for name in ("www", "downloads", "logs", "certs", "mount"):
             (folder / role / name).mkdir(parents=True)
         (folder / role / "hosts").write_text(_HOSTS)
     make_chain(folder / "server/certs", case.certificates)
     authority = (folder / "server/certs/ca.pem").read_bytes()
     (folder / "client/certs/ca.pem").write_bytes(authority)
-    return write_files(case, folder / "server/www", seed)
 
 
 @contextmanager
 def started(
-    network: Network, role: str, name: str, testcase: str, urls: str, folder: Path
+    network: Network, role: str, name: str, testcase: str, work: Work, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """An endpoint for the length of the block; it ends by SIGTERM if not before."""
     endpoint = ENDPOINTS[name]
-    command = endpoint.command(role, endpoint.prepare(), urls)
+    command = endpoint.command(role, endpoint.prepare(), work.requests[role])
     mounted = [
         "sh",
         "-c",
@@ -118,7 +120,7 @@ def started(
     with (folder / role / "logs/output.txt").open("wb") as output:
         popen = subprocess.Popen(
             Network.within(namespace, ["unshare", "--mount", "--propagation", "private", *mounted]),
-            env=environment(role, testcase, urls),
+            env=environment(role, testcase, work.requests[role], work.protocols[role]),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -135,16 +137,17 @@ def started(
 def run(case: Case, client: str, server: str, seed: int, folder: Path) -> Result:
     """Runs a case once. What was left behind stays in `folder`."""
     result = Result(case.name, client, server, "failed")
-    files = prepare(case, folder, seed)
-    urls = " ".join(f"https://{case.host}/{path.name}" for path in files)
+    mounts(case, folder)
+    work = prepare(case, folder, seed)
     with Network(case.scenario, seed=seed) as network:
         try:
-            with started(network, "server", server, case.server, "", folder) as serving:
+            with started(network, "server", server, case.server, work, folder) as serving:
                 if not _ready(network, case, serving):
                     result.outcome = "unsupported" if serving.wait() == UNSUPPORTED else "failed"
                     result.problems.append(f"the server ended with {serving.returncode}")
                     return result
-                status = _fetch(network, case, client, urls, folder, result)
+                with tcp_flow(network) if case.traffic else nullcontext():
+                    status = _fetch(network, case, client, work, folder, result)
         except subprocess.TimeoutExpired:
             result.problems.append("the server does not end by SIGTERM")
             return result
@@ -156,7 +159,7 @@ def run(case: Case, client: str, server: str, seed: int, folder: Path) -> Result
             result.problems.append(f"the server ended with {serving.returncode}")
     if status is not None and status != 0:
         result.problems.append(f"the client ended with {status}")
-    result.problems += compare(files, folder / "client/downloads")
+    result.problems += compare(work.expected, folder)
     if not result.problems:
         roles = {"client": client, "server": server}
         evidence = Evidence(
@@ -166,6 +169,8 @@ def run(case: Case, client: str, server: str, seed: int, folder: Path) -> Result
             {role for role, name in roles.items() if name == OURS},
         )
         result.problems += case.check(evidence)
+        if case.suite is Suite.MEASUREMENT:
+            result.kbit_s = round(goodput(network.relay.log, sum(case.files)))
     if not result.problems:
         result.outcome = "passed"
     return result
@@ -191,10 +196,10 @@ def _ready(network: Network, case: Case, serving: subprocess.Popen[bytes]) -> bo
         probing.wait()
 
 
-def _fetch(network: Network, case: Case, client: str, urls: str, folder: Path, result: Result) -> int | None:
+def _fetch(network: Network, case: Case, client: str, work: Work, folder: Path, result: Result) -> int | None:
     """The client's status; None when it took too long."""
     begun = time.monotonic()
-    with started(network, "client", client, case.client, urls, folder) as fetching:
+    with started(network, "client", client, case.client, work, folder) as fetching:
         try:
             status: int | None = fetching.wait(case.timeout)
         except subprocess.TimeoutExpired:
@@ -204,16 +209,20 @@ def _fetch(network: Network, case: Case, client: str, urls: str, folder: Path, r
     return status
 
 
-def compare(files: list[Path], downloads: Path) -> Iterator[str]:
-    """What is wrong with the files that were fetched."""
-    names = {path.name for path in files}
-    there = {path.name for path in downloads.iterdir()}
-    if missing := names - there:
-        yield f"{len(missing)} of {len(names)} files are missing"
-    if there - names:
-        yield f"{len(there - names)} files too many"
-    for path in files:
-        if path.name in there and not filecmp.cmp(path, downloads / path.name, shallow=False):
+def compare(expected: Mapping[Path, Path], folder: Path) -> Iterator[str]:
+    """What is wrong with the files that were fetched: exactly these must be there, byte for byte."""
+    there = {
+        path.relative_to(folder)
+        for role in ROLES
+        for path in (folder / role / "downloads").rglob("*")
+        if path.is_file()
+    }
+    if missing := expected.keys() - there:
+        yield f"{len(missing)} of {len(expected)} files are missing"
+    if there - expected.keys():
+        yield f"{len(there - expected.keys())} files too many"
+    for path in expected.keys() & there:
+        if not filecmp.cmp(expected[path], folder / path, shallow=False):
             yield f"{path.name[:10]} differs"
 
 

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from .table import Suite
+
 ROOT: Final = Path(__file__).resolve().parents[3]
 PEERS: Final = ROOT / "interop" / "peers"
 OURS: Final = "quiche_h3"
@@ -24,6 +26,7 @@ class Endpoint(NamedTuple):
     """Builds what is needed: programs by their names. Raises FileNotFoundError without the tools."""
     command: Callable[[str, Mapping[str, Path], str], list[str]]
     """Role, programs, REQUESTS."""
+    suites: frozenset[Suite] = frozenset({Suite.QUIC, Suite.MEASUREMENT})
 
 
 def build(folder: str) -> dict[str, Path]:
@@ -47,7 +50,7 @@ def _aioquic() -> dict[str, Path]:
 ENDPOINTS: Final = {
     endpoint.name: endpoint
     for endpoint in (
-        Endpoint(OURS, _ours, lambda role, programs, urls: [str(programs["run"])]),
+        Endpoint(OURS, _ours, lambda role, programs, urls: [str(programs["run"])], frozenset(Suite)),
         Endpoint(
             "quic-go",
             cache(lambda: build("quic-go")),
@@ -64,18 +67,25 @@ ENDPOINTS: Final = {
             cache(lambda: build("quiche")),
             lambda role, programs, urls: [str(programs["quiche-endpoint"])],
         ),
+        Endpoint(
+            "webtransport-go",
+            cache(lambda: build("webtransport-go")),
+            lambda role, programs, urls: [str(programs[role])],
+            frozenset({Suite.WEBTRANSPORT}),
+        ),
     )
 }
 
 
-def environment(role: str, testcase: str, urls: str) -> dict[str, str]:
+def environment(role: str, testcase: str, requests: str, protocols: str) -> dict[str, str]:
     """What the runner says to an endpoint, and where ours finds its interpreter."""
     return {
         "PATH": os.environ.get("PATH", ""),
         "HOME": "/tmp",
         "ROLE": role,
         "TESTCASE": testcase,
-        "REQUESTS": urls if role == "client" else "",
+        "REQUESTS": requests,
+        "PROTOCOLS": protocols,
         "SSLKEYLOGFILE": "/logs/keys.log",
         "QLOGDIR": "/logs/qlog/",
         "SERVER_PARAMS": "",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from net.relay import SIMPLE
 
 from .wire import Facts
 
+ROLES: Final = ("client", "server")
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 LINK: Final = SIMPLE.partition(" ")[2]
@@ -35,9 +37,17 @@ Check = Callable[[Evidence], Iterator[str]]
 """Yields what is wrong."""
 
 
+class Suite(Enum):
+    """The tables that there are. An endpoint takes part in one or more."""
+
+    QUIC = "QUIC"
+    MEASUREMENT = "Goodput"
+    WEBTRANSPORT = "WebTransport"
+
+
 @dataclass(frozen=True)
 class Case:
-    """One line of the table."""
+    """One line of a table."""
 
     name: str
     files: tuple[int, ...]
@@ -46,12 +56,19 @@ class Case:
     client: str = "transfer"
     """TESTCASE as the client sees it."""
     server: str = "transfer"
+    suite: Suite = Suite.QUIC
     scenario: str = SIMPLE
     timeout: float = 60.0
     host: str = "server4"
     certificates: int = 1
     """Certificates in the server's chain, its own included."""
     name_length: int = 10
+    runs: int | None = None
+    """How often it is run, whatever else is asked for."""
+    traffic: bool = False
+    """A TCP flow is beside it."""
+    source: str = "server"
+    """The role that has the files; the other one asks for them."""
 
 
 def handshakes(count: int, *, retried: bool = False, corrupted: bool = False) -> Check:
@@ -174,6 +191,17 @@ def chacha20(seen: Evidence) -> Iterator[str]:
 
 ONCE: Final = handshakes(1)
 
+WEBTRANSPORT_FILES: Final = {
+    "unidirectional": (100 * KIB, 500 * KIB, 250 * KIB, MIB, 2 * MIB),
+    "bidirectional": (100 * KIB, 500 * KIB, 250 * KIB, MIB, 2 * MIB),
+    "datagram": tuple(range(600, 1000, 2)),
+}
+ENDPOINT: Final = "endpoint"
+"""The path of the WebTransport session."""
+PROTOCOLS: Final = {"client": "zulu bravo alpha", "server": "alpha bravo"}
+CHOSEN: Final = "bravo"
+"""The client's first that the server has."""
+
 CASES: Final = [
     Case("handshake", (KIB,), ONCE, "handshake", "handshake"),
     Case("transfer", (2 * MIB, 3 * MIB, 5 * MIB), ONCE),
@@ -267,15 +295,67 @@ CASES: Final = [
         "connectionmigration",
         host="server46",
     ),
+    Case("goodput", (10 * MIB,), ONCE, suite=Suite.MEASUREMENT, runs=5),
+    Case(
+        "crosstraffic",
+        (25 * MIB,),
+        ONCE,
+        suite=Suite.MEASUREMENT,
+        runs=5,
+        timeout=180.0,
+        traffic=True,
+    ),
+    Case("wt-handshake", (), ONCE, "handshake", "handshake", Suite.WEBTRANSPORT),
+    *(
+        Case(
+            f"wt-transfer-{kind}-{way}",
+            sizes,
+            ONCE,
+            f"transfer-{kind}-receive" if way == "receive" else "transfer",
+            f"transfer-{kind}-send" if way == "send" else "transfer",
+            Suite.WEBTRANSPORT,
+            source="server" if way == "receive" else "client",
+        )
+        for way in ("receive", "send")
+        for kind, sizes in WEBTRANSPORT_FILES.items()
+    ),
 ]
 
 
-def write_files(case: Case, folder: Path, seed: int) -> list[Path]:
-    """The files of a run, with random names and contents."""
+@dataclass
+class Work:
+    """What the endpoints of a run are told beside TESTCASE, and what must come of it."""
+
+    requests: dict[str, str]
+    """REQUESTS by role."""
+    protocols: dict[str, str]
+    """PROTOCOLS by role."""
+    expected: dict[Path, Path] = field(default_factory=dict)
+    """Each file that must be there in the end, below the run's folder, and the one it must be like."""
+
+
+def prepare(case: Case, folder: Path, seed: int) -> Work:
+    """Writes a run's files, with random names and contents, below `folder`, which has one for each role."""
     rng = random.Random(f"{case.name} {seed}")
-    made = []
+    below = Path(ENDPOINT if case.suite is Suite.WEBTRANSPORT else "")
+    for role in ROLES:
+        (folder / role / "www" / below).mkdir(exist_ok=True)  # a server looks there for its endpoints' names
+    receiver = next(role for role in ROLES if role != case.source)
+    names = []
+    work = Work(dict.fromkeys(ROLES, ""), dict.fromkeys(ROLES, ""))
     for size in case.files:
-        path = folder / "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=case.name_length))
+        names.append(below / "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=case.name_length)))
+        path = folder / case.source / "www" / names[-1]
         path.write_bytes(rng.randbytes(size))
-        made.append(path)
-    return made
+        work.expected[Path(receiver, "downloads", names[-1])] = path
+    asked = names if receiver == "client" and names else [below]
+    work.requests["client"] = " ".join(f"https://{case.host}:443/{name}" for name in asked)
+    if receiver == "server":
+        work.requests["server"] = " ".join(map(str, names))
+    if case.suite is Suite.WEBTRANSPORT:
+        work.protocols = PROTOCOLS
+    if case.client == "handshake" and case.suite is Suite.WEBTRANSPORT:
+        (folder / "protocol").write_text(CHOSEN)
+        for role in ROLES:
+            work.expected[Path(role, "downloads", "negotiated_protocol.txt")] = folder / "protocol"
+    return work

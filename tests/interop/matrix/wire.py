@@ -102,6 +102,19 @@ def facts(log: Iterable[Datagram]) -> Facts:
     return seen
 
 
+def goodput(log: Iterable[Datagram], size: int) -> float:
+    """kbit/s of a file of so many bytes, by the time in which the server's 1-RTT packets reach the client."""
+    times = [
+        datagram.goes_on
+        for datagram in log
+        if datagram.direction == "toclient"
+        and datagram.goes_on is not None
+        and datagram.size
+        and parse(datagram.header) is None
+    ]
+    return size * 8 / 1000 / (max(times) - min(times))
+
+
 def _from_client(seen: Facts, datagram: Datagram, header: LongHeader | None) -> None:
     if header is None:
         seen.client_short_bytes += datagram.size

@@ -103,6 +103,7 @@ fn urls() -> Result<Vec<Url>> {
         .map(|text| {
             let (host, path) =
                 text.strip_prefix("https://").and_then(|rest| rest.split_once('/')).ok_or("no https URL")?;
+            let host = host.strip_suffix(":443").unwrap_or(host);
             Ok(Url { host: host.to_owned(), path: path.to_owned() })
         })
         .collect()
