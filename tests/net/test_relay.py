@@ -383,6 +383,26 @@ def test_between_namespaces() -> None:
     assert third[0] != fourth[0]
 
 
+@pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
+def test_times_count_from_the_first_datagram() -> None:
+    """Not from what IPv6 says when an interface comes up: endpoints may start seconds later."""
+    with Network("rebind --delay=1ms --first-rebind=200ms") as network:
+        while not network.relay.log:
+            time.sleep(0.01)
+        said = network.relay.log[0]
+        assert (said.flow, said.size, said.at) == (0, 0, 0.0)
+        time.sleep(0.5)  # that nothing happens is no event
+        assert not any("rebind" in note for note in network.relay.notes)
+        send = "import socket, sys; socket.socket(2, 2).sendto(b'now', (sys.argv[1], 443))"
+        subprocess.run(
+            network.within(network.client, [sys.executable, "-c", send, network.SERVER4]), check=True
+        )
+        deadline = time.monotonic() + 10
+        while not any("rebind" in note for note in network.relay.notes):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_it_is_built_once(tmp_path: Path) -> None:
     """The program is kept outside the clone, under the hash of its sources."""
     assert build() == build()

@@ -157,6 +157,7 @@ def run(case: Case, client: str, server: str, seed: int, folder: Path) -> Result
             return result
         if server == OURS and serving.returncode != 0:
             result.problems.append(f"the server ended with {serving.returncode}")
+    (folder / "relay.log").write_text("\n".join(network.relay.text))
     if status is not None and status != 0:
         result.problems.append(f"the client ended with {status}")
     result.problems += compare(work.expected, folder)

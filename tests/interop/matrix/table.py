@@ -56,9 +56,9 @@ class Case:
     client: str = "transfer"
     """TESTCASE as the client sees it."""
     server: str = "transfer"
-    suite: Suite = Suite.QUIC
     scenario: str = SIMPLE
     timeout: float = 60.0
+    suite: Suite = Suite.QUIC
     host: str = "server4"
     certificates: int = 1
     """Certificates in the server's chain, its own included."""
@@ -305,7 +305,7 @@ CASES: Final = [
         timeout=180.0,
         traffic=True,
     ),
-    Case("wt-handshake", (), ONCE, "handshake", "handshake", Suite.WEBTRANSPORT),
+    Case("wt-handshake", (), ONCE, "handshake", "handshake", suite=Suite.WEBTRANSPORT),
     *(
         Case(
             f"wt-transfer-{kind}-{way}",
@@ -313,7 +313,7 @@ CASES: Final = [
             ONCE,
             f"transfer-{kind}-receive" if way == "receive" else "transfer",
             f"transfer-{kind}-send" if way == "send" else "transfer",
-            Suite.WEBTRANSPORT,
+            suite=Suite.WEBTRANSPORT,
             source="server" if way == "receive" else "client",
         )
         for way in ("receive", "send")

@@ -66,7 +66,7 @@ void link_offer(int direction, struct flow *flow, const uint8_t *data, size_t le
 
 uint64_t link_next(void);             /* when the next packet is due; UINT64_MAX for never */
 struct packet *link_take(uint64_t now); /* one that is due, or NULL; free() it */
-uint64_t link_since_start(uint64_t now);  /* ns since the first packet, 0 before it */
+uint64_t link_since_start(uint64_t now);  /* ns since the first UDP packet, 0 before it */
 void link_note(const char *text, ...);
 
 /* ---- udp.c, tun.c: where packets come from and go to ---- */

@@ -41,7 +41,7 @@ void link_start(uint64_t seed, FILE *log)
 
 uint64_t link_since_start(uint64_t now)
 {
-    return started_at ? now - started_at : 0;
+    return started_at && now > started_at ? now - started_at : 0;
 }
 
 void link_note(const char *text, ...)
@@ -170,7 +170,7 @@ static bool is_version_negotiation(const uint8_t *payload, size_t len)
 /* Why the packet is lost, or NULL. */
 static const char *loss(struct link *link, int direction, uint64_t arrival, size_t ip_len, bool udp, double chance)
 {
-    uint64_t since = arrival - started_at;
+    uint64_t since = link_since_start(arrival);
     if (is_dark(direction, since))
         return "blackhole";
     if (scenario.mtu && ip_len > scenario.mtu && since >= scenario.mtu_at)
@@ -250,7 +250,8 @@ void link_offer(int direction, struct flow *flow, const uint8_t *data, size_t le
     const char *lost;
     unsigned index = flow ? *(unsigned *)flow : 0;
 
-    if (!started_at)
+    /* Not with what an interface that comes up says by itself: the endpoints may take seconds to start. */
+    if (!started_at && payload < len)
         started_at = now;
     link->count++;
     for (int i = 0; i < DRAWS; i++)

@@ -14,7 +14,7 @@
  *
  * Delay, bandwidth and queue may be left out. Every scenario also takes --jitter=TIME, --reorder=PERCENT with
  * --reorder-delay=TIME, --duplicate=PERCENT, and --mtu=BYTES of IP with --mtu-at=TIME (larger packets vanish). Times
- * count from the first packet. It prints {"port": N}, then takes words of a scenario from standard input, one a
+ * count from the first UDP packet. It prints {"port": N}, then takes words of a scenario from standard input, one a
  * line, and "rebind"; it ends when that ends.
  */
 #include <errno.h>
