@@ -131,24 +131,28 @@ static void set_timer(uint64_t at)
     timerfd_settime(timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
+/* In the order of time, however late this process comes to it: what was due before a rebinding still arrives, and has
+ * the client answer from its new address. */
 static void work_off(void)
 {
     static uint64_t rebinds;
     struct packet *packet;
-    uint64_t now = now_ns(), since = link_since_start(now), at, due;
-    while (since && since >= next_rebind(rebinds)) {
-        wire->rebind();
-        rebinds++;
+    uint64_t now = now_ns(), since = link_since_start(now), at;
+    for (;;) {
+        at = since ? next_rebind(rebinds) : UINT64_MAX;
+        if (at != UINT64_MAX)
+            at += now - since;
+        if (at <= now && at <= link_next()) {
+            wire->rebind();
+            rebinds++;
+        } else if ((packet = link_take(now))) {
+            wire->deliver(packet);
+            free(packet);
+        } else {
+            break;
+        }
     }
-    while ((packet = link_take(now))) {
-        wire->deliver(packet);
-        free(packet);
-    }
-    due = link_next();
-    at = next_rebind(rebinds);
-    if (since && at != UINT64_MAX && now - since + at < due)
-        due = now - since + at;
-    set_timer(due);
+    set_timer(at < link_next() ? at : link_next());
 }
 
 static void run(void)
