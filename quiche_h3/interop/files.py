@@ -27,7 +27,7 @@ from .cases import Plan
 log: Final = logging.getLogger("quiche_h3.interop")
 
 _LIMITS: Final = {"count": 100, "name": 256, "value": 8192, "total": 65_536, "path": 8192}
-_TICKET_SECONDS: Final = 10.0
+_PING_SECONDS: Final = 1.0
 
 
 def make_server(config: ServerConfig, www: Path) -> Server:
@@ -148,6 +148,7 @@ class Client:
         try:
             self._next_round()
             self._driver.start()
+            self._driver.call_later(_PING_SECONDS, self._ping)
             self._driver.run()
         finally:
             self._driver.close()
@@ -189,6 +190,13 @@ class Client:
         connection.close(H3ErrorCode.H3_NO_ERROR if connection.alpn == "h3" else 0)
         if self._problem is None and self._todo:
             self._next_round()
+
+    def _ping(self) -> None:
+        """A NAT may have given us another address: nobody knows it as long as we only wait (RFC 9000 10.1.2)."""
+        connection = self._connection
+        if connection is not None and connection.established and not connection.closed:
+            connection.send_ping()
+        self._driver.call_later(_PING_SECONDS, self._ping)
 
     def finished(self, download: Download) -> None:
         """A file is complete."""

@@ -56,7 +56,7 @@ def behind(scenario: str, **fields: Any) -> Iterator[Relay]:
         yield relay
 
 
-def connect(url: str, timeout: float = 60, **fields: Any) -> ClientConnection:
+def connect(url: str, timeout: float = 60, /, **fields: Any) -> ClientConnection:
     """A client that takes any certificate; `fields` are its configuration's."""
     return quiche_h3.connect(url, verify=False, config=ClientConfig(**fields), timeout=timeout)
 
