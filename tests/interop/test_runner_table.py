@@ -146,18 +146,8 @@ def test_tables() -> None:
 @pytest.mark.parametrize("name", ["retry", "wt-transfer-datagram-send"])
 def test_a_run(tmp_path: Path, name: str) -> None:
     """A case from the command line to the table: this library against itself passes."""
-    options = [
-        "--peer",
-        OURS,
-        "--case",
-        name,
-        "--runs",
-        "1",
-        "--out",
-        tmp_path,
-        "--keep",
-        tmp_path / "failed",
-    ]
+    options = ["--peer", OURS, "--case", name, "--runs", "1"]
+    options += [f"--out={tmp_path}", f"--keep={tmp_path / 'failed'}"]
     done = subprocess.run(
         [sys.executable, "-m", "interop.matrix", *options],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120, check=False,
