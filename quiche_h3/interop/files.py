@@ -192,7 +192,7 @@ class Client:
             self._next_round()
 
     def _ping(self) -> None:
-        """A NAT may have given us another address: nobody knows it as long as we only wait (RFC 9000 10.1.2)."""
+        """A NAT may have given us another address: nobody knows it while we only wait (RFC 9000 10.1.2)."""
         connection = self._connection
         if connection is not None and connection.established and not connection.closed:
             connection.send_ping()
