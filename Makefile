@@ -35,7 +35,7 @@ serve: build ## serve examples/hello.py on https://localhost:4433 with a develop
 
 .PHONY: test
 test: build lint test-quiche ## run every test, the slow ones too
-	@tests/browser/install.sh
+	@tests/install.sh
 	@$(bin)/python -m pytest $(PYTEST)
 
 .PHONY: test-quick

@@ -100,6 +100,26 @@ fn congestion() {
     assert!(cwnd(&pair.client) < reduced, "not in the next round trip");
 }
 
+/// A mark is no guess: what was reduced stays so, whatever arrives late (compare RFC 9438 section 4.9).
+#[test]
+fn congestion_that_was_marked_is_not_undone() {
+    let mut pair = established(ECT0, ECT0);
+    let before = cwnd(&pair.client);
+    pair.client.stream_send(0, &[7; 9000], true).unwrap();
+    let mut packets = flight(&mut pair.client);
+    let (late, last) = (packets.remove(0), packets.pop().unwrap());
+    deliver(packets, &mut pair.server);
+    pair.to_client();
+    assert!(cwnd(&pair.client) < before, "the first packet was taken for lost");
+    for (packet, mark) in [(last, CE), (late, ECT0)] {
+        pair.server.set_received_ecn(mark);
+        deliver(vec![packet], &mut pair.server);
+        pair.to_client();
+    }
+    assert_eq!(pair.client.ecn_ce_count(), 1);
+    assert!(cwnd(&pair.client) < before, "{} of {before}", cwnd(&pair.client));
+}
+
 /// RFC 9000 13.4.2.1: an ACK that was overtaken tells less than is known already, which says nothing.
 #[test]
 fn late_acknowledgement() {
