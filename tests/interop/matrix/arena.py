@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from .traffic import tcp_flow
 from .wire import facts, goodput
 
 UNSUPPORTED: Final = 127
-_READY_SECONDS: Final = 15.0
+_READY_SECONDS: Final = 30.0
 _GRACE_SECONDS: Final = 10.0
 
 # A file tree like a container's: this machine's own, with the runner's directories and host names in it.
@@ -104,7 +104,7 @@ def mounts(case: Case, folder: Path) -> None:
 def started(
     network: Network, role: str, name: str, testcase: str, work: Work, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """An endpoint for the length of the block; it ends by SIGTERM if not before."""
+    """An endpoint for the length of the block; it ends by SIGTERM if not before, or else is killed."""
     endpoint = ENDPOINTS[name]
     command = endpoint.command(role, endpoint.prepare(), work.requests[role])
     mounted = [
@@ -128,7 +128,8 @@ def started(
         try:
             yield popen
             popen.terminate()
-            popen.wait(_GRACE_SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                popen.wait(_GRACE_SECONDS)
         finally:
             popen.kill()
             popen.wait()
@@ -140,17 +141,13 @@ def run(case: Case, client: str, server: str, seed: int, folder: Path) -> Result
     mounts(case, folder)
     work = prepare(case, folder, seed)
     with Network(case.scenario, seed=seed) as network:
-        try:
-            with started(network, "server", server, case.server, work, folder) as serving:
-                if not _ready(network, case, serving):
-                    result.outcome = "unsupported" if serving.wait() == UNSUPPORTED else "failed"
-                    result.problems.append(f"the server ended with {serving.returncode}")
-                    return result
-                with tcp_flow(network) if case.traffic else nullcontext():
-                    status = _fetch(network, case, client, work, folder, result)
-        except subprocess.TimeoutExpired:
-            result.problems.append("the server does not end by SIGTERM")
-            return result
+        with started(network, "server", server, case.server, work, folder) as serving:
+            if not _ready(network, case, serving):
+                result.outcome = "unsupported" if serving.wait() == UNSUPPORTED else "failed"
+                result.problems.append(f"the server ended with {serving.returncode}")
+                return result
+            with tcp_flow(network) if case.traffic else nullcontext():
+                status = _fetch(network, case, client, work, folder, result)
         if status == UNSUPPORTED:
             result.outcome = "unsupported"
             result.problems.append("the client does not support it")
