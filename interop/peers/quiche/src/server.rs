@@ -19,6 +19,8 @@ struct Answer {
 
 struct Client {
     connection: Connection,
+    /// Its IDs lead to it.
+    known: bool,
     lines: HashMap<u64, Vec<u8>>,
     answers: HashMap<u64, Answer>,
 }
@@ -45,6 +47,11 @@ pub fn run(case: &str) -> Result<()> {
         }
         for (index, client) in clients.iter_mut().enumerate() {
             if client.connection.is_closed() {
+                // A first packet that is corrupt closes it: the next one has to find another.
+                if client.known {
+                    ids.retain(|_, known| *known != index);
+                    client.known = false;
+                }
                 continue;
             }
             if client.connection.timeout() == Some(Duration::ZERO) {
@@ -99,7 +106,7 @@ fn find(
     prepare(&mut connection)?;
     ids.insert(scid, clients.len());
     ids.insert(header.dcid, clients.len());
-    clients.push(Client { connection, lines: HashMap::new(), answers: HashMap::new() });
+    clients.push(Client { connection, known: true, lines: HashMap::new(), answers: HashMap::new() });
     Ok(Some(clients.len() - 1))
 }
 
