@@ -104,11 +104,13 @@ cdef class WebTransport(Carrier):
         return len(self.starved) > 0 or len(self.answered) > 0
 
     cdef int release(self) except -1:
-        """A response may have been written in this turn, before this call: in the next one it has been sent."""
+        """A response may have been written in this turn, before this call, or in the events that were handled ahead of
+        it: in the next one it has been sent.
+        """
         cdef SessionBase session
         answered, self.answered = self.answered, []
         for session in answered:
-            if self.turn < session.answered_at + 2:
+            if self.turn < session.answered_at + 3:
                 self.answered.append(session)
             else:
                 session.release()
