@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -43,10 +45,17 @@ WORKERS = 6
 CANCELLED = H3ErrorCode.H3_REQUEST_CANCELLED
 WARM_UP = 0.2
 # Over the whole run, by the slope: less is noise of the allocator.
-MAX_GROWTH = {"rss": MIB, "descriptors": 1.0, "objects": 200.0}
+MAX_GROWTH = {"rss": MIB, "descriptors": 1.0, "threads": 1.0, "objects": 200.0}
 
 
 # The server
+
+
+def give_back() -> None:
+    """What the allocator holds and nobody uses goes back to the system: what is left is in use."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def serve(certificate: Path, key: Path) -> None:
@@ -86,8 +95,10 @@ def serve(certificate: Path, key: Path) -> None:
     @server.get("/stats")
     def stats(req: Request) -> dict[str, int]:
         gc.collect()
+        give_back()
         return {
             "objects": len(gc.get_objects()),
+            "threads": threading.active_count(),
             "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
             "connections": len(server.connections),
             "requests": server.export_metrics()["http3"]["requests"],
@@ -240,6 +251,7 @@ class Sample:
     rss: int
     objects: int
     descriptors: int
+    threads: int
     requests: int
 
 
@@ -250,7 +262,8 @@ async def rest(port: int, pid: int, began: float) -> Sample:
             stats = json.loads((await client.get("/stats")).body)
             if stats["connections"] == 1:
                 at = time.monotonic() - began
-                return Sample(at, rss(pid), stats["objects"], stats["descriptors"], stats["requests"])
+                counts = (stats[name] for name in ("objects", "descriptors", "threads", "requests"))
+                return Sample(at, rss(pid), *counts)
             await asyncio.sleep(0.1)
     raise AssertionError(f"connections are left over: {stats}")
 
@@ -275,7 +288,7 @@ async def soak(
         samples.append(await rest(port, pid, began))
         last = samples[-1]
         what = f"{last.requests:8} requests  {last.rss / MIB:7.2f} MiB  {last.objects} objects"
-        print(f"{last.at:6.0f} s  {what}  {last.descriptors} descriptors", flush=True)
+        print(f"{last.at:6.0f} s  {what}  {last.descriptors} descriptors  {last.threads} threads", flush=True)
     return samples, done
 
 

@@ -110,10 +110,17 @@ class TransportConfig:
         16, "streams", 3, MIB, "Unidirectional streams that the peer may have open at once (RFC 9114 6.2)."
     )
     max_connection_window: int = integer(
-        10 * MIB, "bytes", 4 * KIB, _WINDOW, "The most that a connection's receive window grows to."
+        8 * MIB, "bytes", 4 * KIB, _WINDOW, "The most that a connection's receive window grows to."
     )
     max_stream_window: int = integer(
         4 * MIB, "bytes", KIB, _WINDOW, "The most that a stream's receive window grows to."
+    )
+    max_send_window: int = integer(
+        8 * MIB,
+        "bytes",
+        16 * KIB,
+        1 << 40,
+        "The most that a connection keeps of what it has sent until that is acknowledged.",
     )
     max_packets_per_key: int = integer(
         8_000_000,
@@ -601,6 +608,14 @@ class ServerConfig(TransportConfig):
         0,
         MIB,
         "PRIORITY_UPDATE frames, ten times as many at once; more close the connection; 0 is no limit.",
+    )
+    idle_frames_per_second: int = integer(
+        1000,
+        "per second",
+        0,
+        MIB,
+        "Frames and streams that bring nothing (empty, unknown), beside two for each request; ten times as "
+        "many at once; more close the connection; 0 is no limit.",
     )
     max_encoder_stream_bytes: int = integer(
         4 * KIB, "bytes", 0, MIB, "QPACK encoder instructions of a connection; 0 is no limit."

@@ -31,7 +31,8 @@ class Headers(Mapping[str, str]):
 
     def __init__(self, pairs: Iterable[Pair] = ()) -> None:
         self._raw = tuple(pairs)
-        self._by_name: dict[str, list[str]] | None = None  # made when first asked for: many handlers never do
+        # Made when first asked for: many handlers never do.
+        self._by_name: dict[str, list[bytes]] | None = None
 
     @property
     def raw(self) -> tuple[Pair, ...]:
@@ -40,7 +41,7 @@ class Headers(Mapping[str, str]):
 
     def getlist(self, name: str | bytes) -> list[str]:
         """The value of each line of this name, in order; an empty list when there is none."""
-        return list(self._index().get(_lower(name), ()))
+        return [value.decode("latin-1") for value in self._index().get(_lower(name), ())]
 
     def items(self) -> ItemsView[str, str]:
         """Every line as (lower-case name, value), in order: a name may come more than once."""
@@ -49,7 +50,8 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str | bytes) -> str:
         key = _lower(name)
         values = self._index()[key]
-        return values[0] if len(values) == 1 else ("; " if key == "cookie" else ", ").join(values)
+        value = values[0] if len(values) == 1 else (b"; " if key == "cookie" else b", ").join(values)
+        return value.decode("latin-1")
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, (str, bytes)) and _lower(name) in self._index()
@@ -68,12 +70,13 @@ class Headers(Mapping[str, str]):
     def __repr__(self) -> str:
         return f"Headers({list(self._raw)!r})"
 
-    def _index(self) -> dict[str, list[str]]:
+    def _index(self) -> dict[str, list[bytes]]:
+        """The values of each name, not decoded: most are never asked for, and would be kept twice."""
         index = self._by_name
         if index is None:
             index = {}
             for name, value in self._raw:
-                index.setdefault(_lower(name), []).append(value.decode("latin-1"))
+                index.setdefault(_lower(name), []).append(value)
             self._by_name = index
         return index
 

@@ -56,7 +56,7 @@ class EngineMetrics:
     stateless_resets_sent: int = 0
     """Stateless resets (RFC 9000 10.3)."""
     log_failures: int = 0
-    """Connections that go without the key log or qlog that was asked for: no descriptor, no room."""
+    """Connections that go without their key log or qlog, or the rest of it: no descriptor, no room."""
     refusals_sent: int = 0
     """CONNECTION_CLOSE packets with CONNECTION_REFUSED that clients without a connection got."""
 
@@ -157,7 +157,7 @@ class Http3Metrics:
     malformed: int = 0
     """Requests refused with H3_MESSAGE_ERROR (RFC 9114 4.1.2)."""
     resets_received: int = 0
-    """Request streams that the peer reset or stopped."""
+    """Request streams that the peer reset or stopped, or ended without a request."""
     resets_sent: int = 0
     """Request streams that we reset or stopped."""
     goaways_received: int = 0
@@ -168,6 +168,8 @@ class Http3Metrics:
     """Connections closed with H3_EXCESSIVE_LOAD: too many of their streams were given up, by whomever."""
     update_floods: int = 0
     """Connections closed for too many PRIORITY_UPDATE frames."""
+    idle_frame_floods: int = 0
+    """Connections closed for too many frames that bring nothing (`idle_frames_per_second`)."""
     encoder_floods: int = 0
     """Connections closed because of more than `max_encoder_stream_bytes` on the QPACK encoder stream."""
     slow_headers: int = 0

@@ -315,6 +315,24 @@ def test_full_disk(tmp_path: Path, small_files: None) -> None:
     assert qlog.stat().st_size == (tmp_path / "keys").stat().st_size == 65_536
 
 
+@pytest.mark.parametrize("which", ["qlog", "key log"])
+def test_logs_that_break_off(which: str, tmp_path: Path, small_files: None) -> None:
+    """Writes that fail in mid-connection are counted for each connection, and said once."""
+    keys = tmp_path / "keys"
+    logs = {"qlog_dir": tmp_path / "qlog"} if which == "qlog" else {"keylog_path": keys}
+    server = make_server(**logs)
+    server.get("/")(lambda: bytes(1_000_000))
+    if which == "key log":
+        keys.write_bytes(bytes(65_536))
+    with logged("quiche_h3.quic") as records, server.running() as address:
+        for number in range(3):
+            with quiche_h3.connect(address.url, verify=False) as client:
+                assert len(client.get("/").content) == 1_000_000
+                assert server.export_metrics()["engine"]["log_failures"] == number + 1
+    assert server.export_metrics()["engine"]["log_failures"] == 3
+    assert len([record for record in records if "could not be written" in record.getMessage()]) == 1
+
+
 def test_logs_that_cannot_be_had(tmp_path: Path) -> None:
     """A qlog directory that is gone: connections go without, which is counted and said once."""
     server = make_server(qlog_dir=tmp_path / "qlog")

@@ -1,5 +1,5 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from quiche_h3._core.libquiche cimport quiche_conn, quiche_send_info
+from quiche_h3._core.libquiche cimport c_bool, quiche_conn, quiche_send_info
 from quiche_h3._core.libc_net cimport sockaddr_storage, socklen_t
 from quiche_h3._core.settings cimport EngineSettings
 from quiche_h3._core.udp cimport udp_socket
@@ -48,6 +48,8 @@ cdef struct conn_t:
     uint32_t silent_timeouts # how many timers have run out since the last packet came
     bint more                # work is left over from the last turn
     int flushed              # how the last send pass ended
+    c_bool log_failed        # its key log or qlog cannot be written any more
+    bint log_failure_told
     sockaddr_storage peer
     sockaddr_storage local
     uint64_t created_at

@@ -455,6 +455,8 @@ cdef class Endpoint:
                 self.watch(conn)
             if c.established:
                 self.handle_paths(conn)
+            if c.log_failed and not c.log_failure_told:
+                self.opening.log_failed(c)
         except BaseException as error:
             self.caught(error, "a connection")
             quiche_conn_close(c.quic, True, 0x102, b"", 0)  # H3_INTERNAL_ERROR
@@ -609,6 +611,8 @@ cdef class Endpoint:
             conn.release()
         except BaseException as error:
             self.caught(error, "a connection's end")
+        if c.log_failed and not c.log_failure_told:  # in writing what was left
+            self.opening.log_failed(c)
         return 0
 
     # Ending

@@ -157,6 +157,10 @@ cdef class Http3(Http3State):
         return 0
 
     cdef int closed(self) except -1:
+        if quiche_h3_conn_idle_frames_spent(self.h3):
+            error = self.connection.ending()
+            if not error.remote and error.code == <uint64_t>H3ErrorCode.H3_EXCESSIVE_LOAD:
+                self.counters.n.idle_frame_floods += 1
         quiche_h3_conn_free(self.h3)
         self.h3 = NULL
         self.over = True
@@ -199,8 +203,9 @@ cdef class Http3(Http3State):
             self.counters.n.resets_received += 1
             self.charge_reset()
             if stream is None:
-                # Nobody serves it any more; our half must go too, or its credit never comes back.
-                quiche_conn_stream_shutdown(self.connection.c.quic, stream_id, QUICHE_SHUTDOWN_WRITE, code)
+                # No request came, or nobody serves it any more; our half must go too, or its credit never comes back.
+                quiche_conn_stream_shutdown(self.connection.c.quic, stream_id, QUICHE_SHUTDOWN_WRITE,
+                                            <uint64_t>H3ErrorCode.H3_REQUEST_INCOMPLETE if self.server else code)
                 quiche_h3_conn_stream_discard(self.h3, self.connection.c.quic, stream_id)
                 return 0
             stream.receiving = False

@@ -21,6 +21,7 @@ cdef struct http3_counters:
     uint64_t reset_floods
     uint64_t update_floods
     uint64_t encoder_floods
+    uint64_t idle_frame_floods
     uint64_t slow_headers
     uint64_t slow_bodies
     uint64_t overdue_handlers

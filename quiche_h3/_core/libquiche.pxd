@@ -70,9 +70,6 @@ cdef extern from "quiche.h" nogil:
                          const uint8_t *new_scid, size_t new_scid_len, const uint8_t *token, size_t token_len,
                          uint32_t version, uint8_t *out, size_t out_len)
     bint quiche_version_is_supported(uint32_t version)
-    void quiche_conn_set_keylog_fd(quiche_conn *conn, int fd)
-    bint quiche_conn_set_qlog_path(quiche_conn *conn, const char *path, const char *log_title,
-                                   const char *log_desc)
     int quiche_conn_set_session(quiche_conn *conn, const uint8_t *buf, size_t buf_len)
 
     ctypedef struct quiche_recv_info:
@@ -303,12 +300,16 @@ cdef extern from "quiche.h" nogil:
     void quiche_h3_conn_free(quiche_h3_conn *conn)
 
 cdef extern from "quiche_h3_extra.h" nogil:
+    void quiche_h3_conn_set_keylog(quiche_conn *conn, int fd, c_bool *failed)
+    bint quiche_h3_conn_set_qlog(quiche_conn *conn, const char *path, const char *title, const char *description,
+                                 c_bool *failed)
     bint quiche_h3_conn_peer_disables_migration(const quiche_conn *conn)
     bint quiche_h3_conn_set_preferred_address(quiche_conn *conn, const uint8_t *v4, const uint8_t *v6,
                                               const uint8_t *cid, size_t cid_len, const uint8_t *token)
     int quiche_h3_conn_probe_preferred_address(quiche_conn *conn)
     int quiche_h3_config_set_cipher_suites(quiche_config *config, const uint16_t *ids, size_t n)
     void quiche_h3_config_set_initial_rtt(quiche_config *config, uint64_t ms)
+    void quiche_h3_config_set_max_send_window(quiche_config *config, size_t n)
     void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn)
 
     enum:
@@ -326,6 +327,8 @@ cdef extern from "quiche_h3_extra.h" nogil:
     bint quiche_h3_conn_reset_stream_at_negotiated(const quiche_conn *conn)
     bint quiche_h3_conn_stream_reset_at(quiche_conn *conn, uint64_t stream_id, uint64_t error, uint64_t reliable_size)
     bint quiche_h3_conn_stream_offsets(const quiche_conn *conn, uint64_t stream_id, uint64_t *read, uint64_t *received)
+    void quiche_h3_config_set_idle_frame_rate(quiche_h3_config *config, uint64_t n)
+    bint quiche_h3_conn_idle_frames_spent(const quiche_h3_conn *h3)
     int quiche_h3_config_claim_streams(quiche_h3_config *config, c_bool enabled)
     int64_t quiche_h3_conn_next_claimed_stream(quiche_h3_conn *h3)
     int64_t quiche_h3_conn_open_claimed_stream(quiche_h3_conn *h3, quiche_conn *conn, c_bool bidi)

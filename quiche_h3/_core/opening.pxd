@@ -31,3 +31,4 @@ cdef class Opening:
     cdef int prefer_address(self, conn_t *c) except -1
     cdef int adopt(self, Connection conn, udp_socket *u, uint64_t now) except -1
     cdef int start_logs(self, Connection conn) except -1
+    cdef int log_failed(self, conn_t *c, str problem=*) except -1

@@ -146,17 +146,25 @@ cdef class Opening:
         problem = None
         if self.settings.keylog is not None:
             try:
-                quiche_conn_set_keylog_fd(conn.c.quic, os.dup(self.settings.keylog.fileno()))
+                quiche_h3_conn_set_keylog(conn.c.quic, os.dup(self.settings.keylog.fileno()), &conn.c.log_failed)
             except OSError as error:
                 problem = f"key log: {error.strerror}"
         if self.settings.qlog_dir is not None:
             quiche_conn_trace_id(conn.c.quic, &trace, &trace_len)
             name = f"{'server' if self.server else 'client'}-{(<bytes>trace[:trace_len]).decode('ascii')}.sqlog"
             path = os.path.join(self.settings.qlog_dir, name)
-            if not quiche_conn_set_qlog_path(conn.c.quic, os.fsencode(path), b"quiche_h3", name.encode("ascii")):
+            if not quiche_h3_conn_set_qlog(conn.c.quic, os.fsencode(path), b"quiche_h3", name.encode("ascii"),
+                                           &conn.c.log_failed):
                 problem = f"the qlog file {path} could not be opened"
         if problem is not None:
-            if self.n.log_failures == 0:
-                log.warning("%s: such connections go without, which is counted and not said again", problem)
+            self.log_failed(&conn.c, problem)
+        return 0
+
+    cdef int log_failed(self, conn_t *c, str problem="a key log or qlog could not be written") except -1:
+        """A connection goes on without the rest of its logs."""
+        if self.n.log_failures == 0:
+            log.warning("%s: such connections go without, which is counted and not said again", problem)
+        if not c.log_failure_told:
             self.n.log_failures += 1
+        c.log_failure_told = True
         return 0

@@ -186,6 +186,7 @@ cdef class EngineSettings:
         quiche_config_set_initial_congestion_window_packets(q, config.initial_congestion_window_packets)
         quiche_config_discover_pmtu(q, config.discover_pmtu)
         quiche_h3_config_set_initial_rtt(q, config.initial_rtt_ms)
+        quiche_h3_config_set_max_send_window(q, config.max_send_window)
         quiche_config_enable_pacing(q, config.enable_pacing)
         quiche_h3_config_enable_ecn(q, config.ecn)
         quiche_config_grease(q, config.grease)
@@ -253,6 +254,8 @@ cdef class EngineSettings:
         quiche_h3_config_set_qpack_blocked_streams(self.h3, 0)
         self.extended_connect = server and (self.webtransport or config.enable_extended_connect)
         quiche_h3_config_enable_extended_connect(self.h3, self.extended_connect)
+        if server and config.idle_frames_per_second:
+            quiche_h3_config_set_idle_frame_rate(self.h3, config.idle_frames_per_second)
         if self.webtransport:
             self._set_webtransport(config, server)
 

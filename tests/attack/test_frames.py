@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
 import pytest
+from aioquic.tls import Epoch
 from conformance import wire
 from conformance.peer import MemoryServer, Peer
 
 from quiche_h3.errors import H3ErrorCode
 
-from .support import MIB, count, is_well, make_server, metrics, resident
+from .support import MIB, count, is_well, make_server, metrics, resident, wait
 
 CONNECTION_ID_LIMIT, PROTOCOL_VIOLATION = 0x09, 0x0A
 
@@ -28,6 +30,16 @@ def new_connection_id(sequence: int, retire: int) -> bytes:
     return b"\x18" + wire.varint(sequence) + wire.varint(retire) + bytes([len(cid)]) + cid + cid + cid
 
 
+def talk(peer: Peer, until: Callable[[], bool]) -> None:
+    """Has the peer acknowledge whatever comes, at once."""
+    end = time.process_time() + 20
+    while not until():
+        assert time.process_time() < end
+        assert peer.closed is None
+        peer.quic.send_ping(1)
+        peer.pump(until)
+
+
 def test_an_acknowledgement_of_what_was_never_sent() -> None:
     """Attack row 15, CVE-2025-4820 and -4821: PROTOCOL_VIOLATION (RFC 9000 13.1)."""
     with make_server() as server:
@@ -36,6 +48,46 @@ def test_an_acknowledgement_of_what_was_never_sent() -> None:
         assert peer.closed is not None
         assert (peer.closed.code, peer.closed.app) == (PROTOCOL_VIOLATION, False)
         is_well(server)
+
+
+def test_an_acknowledgement_of_a_number_that_was_skipped() -> None:
+    """Attack row 15, CVE-2025-4820: who acknowledges ahead of what came walks into it (RFC 9000 21.4)."""
+    with make_server() as server:
+        peer = Peer(server).open()
+        received = peer.quic._spaces[Epoch.ONE_RTT].ack_queue
+        peer.send(0, wire.get(b"/big"), True)
+        talk(peer, lambda: len(received) > 1)
+        lowest, largest = received[0].start, received[-1].stop - 1
+        peer.inject(ack(largest, largest - lowest))
+
+        def closed() -> bool:
+            peer.pump()  # the burst that was sent may have to be over first
+            return peer.closed is not None
+
+        wait(server, closed)
+        assert peer.closed is not None
+        assert (peer.closed.code, peer.closed.app) == (PROTOCOL_VIOLATION, False)
+        is_well(server)
+
+
+def test_a_source_address_that_is_spoofed() -> None:
+    """Attack row 37, RFC 9000 9.3: a packet sent on from elsewhere brings three times its size at most there.
+
+    The client itself is served on, at its own address.
+    """
+    victim = ("203.0.113.7", 777)
+    with make_server() as server:
+        peer = Peer(server).open()
+        peer.send(0, wire.get(b"/big"), True)
+        talk(peer, lambda: len(peer.answer(0).data) > 100_000)
+        packet = peer.packet(b"\x01" + bytes(100))
+        server.give(packet, victim)
+        for _ in range(20):
+            server.turn()
+        before = len(peer.answer(0).data)
+        talk(peer, lambda: len(peer.answer(0).data) > before + 100_000)
+        sent = sum(map(len, server.take(victim)))
+        assert 0 < sent <= 3 * len(packet)
 
 
 def test_acknowledgements_in_sixty_ranges() -> None:
@@ -74,6 +126,70 @@ def test_priority_updates_in_masses() -> None:
         assert (peer.closed.code, peer.closed.app) == (H3ErrorCode.H3_EXCESSIVE_LOAD, True)
         assert metrics(server, "http3")["update_floods"] == 1
         is_well(server)
+
+
+GREASE = wire.frame(0x21)
+
+
+@pytest.mark.parametrize(
+    ("stream_id", "before", "frame"),
+    [
+        pytest.param(0, b"", GREASE, id="unknown frames"),
+        pytest.param(
+            0, wire.headers(wire.request(b"/upload", b"POST")), wire.frame(wire.DATA), id="empty DATA"
+        ),
+        pytest.param(2, b"", wire.frame(wire.MAX_PUSH_ID, b"\0"), id="MAX_PUSH_ID"),
+        pytest.param(2, b"", wire.frame(wire.GOAWAY, b"\0"), id="GOAWAY"),
+    ],
+)
+def test_frames_that_bring_nothing_in_masses(stream_id: int, before: bytes, frame: bytes) -> None:
+    """Attack row 30, CVE-2019-9518, RFC 9114 10.5: ten times what a second allows is taken, no frame more."""
+    with make_server(idle_frames_per_second=50) as server:
+        peer = Peer(server).open()
+        peer.send(stream_id, before + frame * 499)
+        peer.pump()
+        assert peer.closed is None
+        assert peer.fetch(wire.get(), 4).body == b"Hello"
+        peer.send(stream_id, frame * 2000)
+        peer.pump()
+        assert peer.closed is not None
+        assert (peer.closed.code, peer.closed.app) == (H3ErrorCode.H3_EXCESSIVE_LOAD, True)
+        wait(server, lambda: metrics(server, "http3")["idle_frame_floods"] == 1)
+        is_well(server)
+
+
+def test_streams_of_unknown_types_in_masses() -> None:
+    """Attack row 30: they are counted like unknown frames."""
+    with make_server(idle_frames_per_second=5) as server:
+        peer = Peer(server).open()
+        for stream_id in range(14, 14 + 4 * 1000, 4):
+            if peer.closed is not None:
+                break
+            assert stream_id < 14 + 4 * 60
+            peer.send(stream_id, b"\x21junk", True)
+            peer.quic.send_ping(1)
+            peer.pump()
+        assert peer.closed is not None
+        assert peer.closed.code == H3ErrorCode.H3_EXCESSIVE_LOAD
+        is_well(server)
+
+
+def test_frames_that_bring_nothing_beside_requests() -> None:
+    """Two for each request, however many requests, and what a second allows again in the next."""
+    with make_server(idle_frames_per_second=100) as server:
+        peer = Peer(server).open()
+        for i in range(1000):
+            answer = peer.fetch(GREASE * 2 + wire.get(), 4 * i)
+            assert answer.body == b"Hello"
+            del peer.answers[4 * i]
+        peer.send(2, GREASE * 1000)
+        peer.pump()
+        end = time.monotonic() + 0.3
+        wait(server, lambda: time.monotonic() > end)
+        peer.send(2, GREASE * 20)
+        peer.pump()
+        assert peer.closed is None
+        assert metrics(server, "http3")["idle_frame_floods"] == 0
 
 
 @pytest.mark.parametrize("retiring", [False, True])

@@ -81,9 +81,16 @@ def test_rapid_reset_ends_the_connection() -> None:
             wire.headers(wire.request(b"/echo", b"POST", (b"content-length", b"1"))) + wire.frame(0, b"22"),
             id="longer than announced",
         ),
+        pytest.param(
+            wire.headers(wire.request(b"/echo", b"POST"))
+            + wire.frame(0, b"2")
+            + wire.headers([(b":path", b"/")]),
+            id="malformed trailers",
+        ),
+        pytest.param(None, id="no request"),
     ],
 )
-def test_made_you_reset(provoke: bytes) -> None:
+def test_made_you_reset(provoke: bytes | None) -> None:
     """Attack row 20, CVE-2025-8671: resets that the client makes us send are in the same bucket."""
     with make_server() as server:
         peer = Peer(server).open()
@@ -92,7 +99,7 @@ def test_made_you_reset(provoke: bytes) -> None:
             if not granted(peer, ids):
                 break
             for i in ids:
-                peer.send(i, provoke)
+                peer.send(i, provoke or b"", provoke is None)
             peer.pump()
         assert peer.closed is not None
         assert peer.closed.code == H3ErrorCode.H3_EXCESSIVE_LOAD

@@ -373,6 +373,26 @@ def test_a_request_that_is_reset(sent: bytes, one_server: MemoryServer) -> None:
     assert peer.closed is None
 
 
+@pytest.mark.parametrize("reset_instead", [False, True], ids=["fin", "reset"])
+@pytest.mark.parametrize("sent", [b"", GREASE], ids=["nothing", "unknown frames"])
+def test_a_stream_without_a_request(sent: bytes, reset_instead: bool, one_server: MemoryServer) -> None:
+    """RFC 9114 4.1: the response is reset with H3_REQUEST_INCOMPLETE, also when the end comes later."""
+    peer = Peer(one_server).open()
+    for stream_id, later in ((0, False), (4, True)):
+        peer.send(stream_id, sent)
+        if later:
+            peer.pump()
+        if reset_instead:
+            peer.quic.reset_stream(stream_id, H3ErrorCode.H3_REQUEST_CANCELLED)
+        else:
+            peer.send(stream_id, b"", True)
+        peer.pump()
+        assert peer.answer(stream_id).reset == H3ErrorCode.H3_REQUEST_INCOMPLETE
+        assert peer.answer(stream_id).data == b""
+    assert peer.fetch(wire.get(), stream_id=8).status == 200
+    assert peer.closed is None
+
+
 def test_a_request_before_settings(one_server: MemoryServer) -> None:
     """RFC 9114 7.2.4.2: a server does not wait for the client's SETTINGS."""
     peer = Peer(one_server).connect()

@@ -30,6 +30,10 @@ enum quiche_h3_ecn {
 // Sets the round trip time that is assumed until one is measured (RFC 9002 section 6.2.2), in milliseconds.
 void quiche_h3_config_set_initial_rtt(quiche_config *config, uint64_t ms);
 
+// The most that a connection keeps of what was written to its streams and is not acknowledged, however large the
+// congestion window grows.
+void quiche_h3_config_set_max_send_window(quiche_config *config, size_t n);
+
 // Doubts the path MTU that was discovered: back to 1,200 bytes, and the search begins anew (RFC 8899 section 4.3).
 void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn);
 
@@ -124,6 +128,21 @@ size_t quiche_h3_conn_incomplete_requests(const quiche_h3_conn *h3, uint64_t *id
 // -1 when one of them is unknown or listed twice.
 int quiche_h3_config_set_cipher_suites(quiche_config *config, const uint16_t *ids, size_t n);
 
+// How many frames that bring nothing the peer may send in a second, ten times as many at once: empty and unknown ones,
+// GOAWAY and MAX_PUSH_ID, and streams of an unknown type. Each field section that is received allows two more. The
+// connection is closed with H3_EXCESSIVE_LOAD when there are more. Without a call there is no limit.
+void quiche_h3_config_set_idle_frame_rate(quiche_h3_config *config, uint64_t n);
+
+// Whether the peer may send none of them now.
+bool quiche_h3_conn_idle_frames_spent(const quiche_h3_conn *h3);
+
+// As quiche_conn_set_qlog_path() and quiche_conn_set_keylog_fd(), but when a write fails *failed is set, and nothing
+// more is written to that file. *failed must stay valid until the connection was freed, which may write and fail, too.
+// The former returns false when the file is there already or cannot be made; the path may be of any bytes.
+bool quiche_h3_conn_set_qlog(quiche_conn *conn, const char *path, const char *title, const char *description,
+                             bool *failed);
+void quiche_h3_conn_set_keylog(quiche_conn *conn, int fd, bool *failed);
+
 // A server's TLS. One quiche_h3_tls serves several configurations: that of the connections, and those that hold
 // further certificates. It must outlive the handshakes of all of them; once there are any, only its ticket keys change.
 typedef struct quiche_h3_tls quiche_h3_tls;
@@ -155,6 +174,11 @@ static inline void quiche_h3_config_set_initial_rtt(quiche_config *config,
                                                     uint64_t ms) {
     (void)config;
     (void)ms;
+}
+
+static inline void quiche_h3_config_set_max_send_window(quiche_config *config, size_t n) {
+    (void)config;
+    (void)n;
 }
 
 static inline void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn) { (void)conn; }
@@ -273,6 +297,29 @@ static inline int quiche_h3_config_set_cipher_suites(quiche_config *config, cons
     (void)ids;
     (void)n;
     return QUICHE_H3_EXTRA_UNSUPPORTED;
+}
+
+// A plain quiche counts no frames.
+static inline void quiche_h3_config_set_idle_frame_rate(quiche_h3_config *config, uint64_t n) {
+    (void)config;
+    (void)n;
+}
+
+static inline bool quiche_h3_conn_idle_frames_spent(const quiche_h3_conn *h3) {
+    (void)h3;
+    return false;
+}
+
+// A plain quiche keeps failed writes to itself.
+static inline bool quiche_h3_conn_set_qlog(quiche_conn *conn, const char *path, const char *title,
+                                           const char *description, bool *failed) {
+    (void)failed;
+    return quiche_conn_set_qlog_path(conn, path, title, description);
+}
+
+static inline void quiche_h3_conn_set_keylog(quiche_conn *conn, int fd, bool *failed) {
+    (void)failed;
+    quiche_conn_set_keylog_fd(conn, fd);
 }
 
 // Without them: one certificate, quiche's own ticket keys, and no early data (settings.pyx refuses it).

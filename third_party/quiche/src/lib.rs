@@ -3,6 +3,7 @@
 //! This crate is linked as one shared library. quiche's `quiche_*` symbols come out of it unchanged, the
 //! functions below come beside them. Each is declared in `include/quiche_h3_extra.h`, which documents it.
 
+mod log_file;
 mod preferred_address;
 mod tls;
 
@@ -200,4 +201,25 @@ pub unsafe extern "C" fn quiche_h3_conn_incomplete_requests(
     let room = slice::from_raw_parts_mut(ids, n);
     let found = (*h3).incomplete_requests().zip(room.iter_mut());
     found.map(|(id, slot)| *slot = id).count()
+}
+
+/// # Safety
+/// `config` came from `quiche_h3_config_new()` and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_config_set_idle_frame_rate(config: *mut h3::Config, n: u64) {
+    (*config).set_idle_frame_rate(n);
+}
+
+/// # Safety
+/// `h3` came from quiche and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_idle_frames_spent(h3: *const h3::Connection) -> bool {
+    (*h3).idle_frames_spent()
+}
+
+/// # Safety
+/// `config` came from `quiche_config_new()` and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_config_set_max_send_window(config: *mut Config, n: usize) {
+    (*config).set_max_send_window(n);
 }

@@ -1,6 +1,7 @@
 //! Each patch's behaviour, seen through quiche's public API. One binary: it is linked with LTO, as the library.
 
 mod claimed_streams;
+mod client_codes;
 mod close_ends_sending;
 mod discard_streams;
 mod early_errors;
@@ -10,6 +11,9 @@ mod frames;
 mod h3_server;
 mod handshakes;
 mod http3_codes;
+mod idle_frames;
+mod incomplete_frames;
+mod incomplete_requests;
 mod key_update;
 mod large_field_sections;
 mod make_room_for_paths;
@@ -27,5 +31,6 @@ mod reset_tokens;
 mod retire_twice;
 mod retired_ids;
 mod send_the_fin;
+mod send_window;
 mod take_the_fin;
 mod transport_parameters;
