@@ -350,9 +350,10 @@ def test_malformed_responses(name: str) -> None:
     @server.get("/")
     def handler(req: Request, res: Response) -> None:
         stream = lie(res)
-        for head in heads:
-            stream.send_headers(head)
-        stream.enqueue(body, True)
+        for number, head in enumerate(heads, 1):
+            stream.send_headers(head, number == len(heads) and not body)
+        if body:
+            stream.enqueue(body, True)
 
     with connected(server) as client:
         with pytest.raises(MalformedMessage) as caught:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 from typing import Protocol as _Interface
-
-from typing_extensions import disjoint_base
 
 from .admission import Admission
 from .connection import Connection, Protocol
@@ -17,7 +15,7 @@ class _App(_Interface):
     def connection_opened(self, connection: Connection, /) -> object: ...
     def connection_closed(self, connection: Connection, /) -> object: ...
 
-@disjoint_base
+@final
 class Endpoint:
     def __init__(
         self, settings: EngineSettings, app: _App, *, server: bool, wake: Callable[[], object] | None = None

@@ -7,6 +7,7 @@ from typing import Protocol as _Interface
 
 from typing_extensions import disjoint_base
 
+from ..config import CIPHER_SUITES as CIPHER_SUITES
 from .tokens import TokenKeys
 
 class _Certificate(_Interface):
