@@ -126,6 +126,8 @@ fn the_backoff_ends_with_the_keys() {
         deliver(answer, &mut client);
         assert!(client.is_established());
         flight(&mut client);
-        assert!(client.timeout().unwrap() < Duration::from_millis(100), "{algorithm}: {:?}", client.timeout());
+        // Three round trips as measured, and not sixteen times that, also where a busy machine makes them long.
+        let limit = Duration::from_millis(100) + 8 * client.path_stats().next().unwrap().rtt;
+        assert!(client.timeout().unwrap() < limit, "{algorithm}: {:?}", client.timeout());
     }
 }
