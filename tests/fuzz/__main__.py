@@ -6,6 +6,7 @@ The last inputs are in the file given by --last, which outlives a crash of the p
 from __future__ import annotations
 
 import argparse
+import gc
 import mmap
 import sys
 import time
@@ -18,6 +19,7 @@ from .targets import TARGETS, Target
 
 HANG = 1.0  # seconds of CPU time for one input
 SHARES = {"datagrams": 0.6, "packets": 0.1, "fields": 0.15, "sessions": 0.05, "capsules": 0.1}
+COLLECT_EVERY = 500
 _SLOT, _SLOTS = 8192, 64
 
 
@@ -45,21 +47,27 @@ def fuzz(
     random = Random(seed)
     found: dict[str, bytes] = {}
     pool = list(corpus)
-    for number in range(inputs):
-        data = pool[number] if number < len(corpus) else mutate(random.choice(pool), pool, random)
-        if last is not None:
-            last.note(data)
-        began = time.process_time()
-        try:
-            outcome = target.run(data)
-        except Exception:
-            print(f"input {number} of {target.name}: {data.hex()}", file=sys.stderr)
-            raise
-        assert time.process_time() - began < HANG, f"input {number} takes too long: {data.hex()}"
-        if outcome not in found:
-            pool.append(data)
-        if outcome not in found or len(data) < len(found[outcome]):
-            found[outcome] = data
+    gc.disable()  # a collection looks at whatever all inputs have left, and takes longer than an input may
+    try:
+        for number in range(inputs):
+            if number % COLLECT_EVERY == 0:
+                gc.collect()
+            data = pool[number] if number < len(corpus) else mutate(random.choice(pool), pool, random)
+            if last is not None:
+                last.note(data)
+            began = time.process_time()
+            try:
+                outcome = target.run(data)
+            except Exception:
+                print(f"input {number} of {target.name}: {data.hex()}", file=sys.stderr)
+                raise
+            assert time.process_time() - began < HANG, f"input {number} takes too long: {data.hex()}"
+            if outcome not in found:
+                pool.append(data)
+            if outcome not in found or len(data) < len(found[outcome]):
+                found[outcome] = data
+    finally:
+        gc.enable()
     return found
 
 
