@@ -55,13 +55,13 @@ def fuzz(
             data = pool[number] if number < len(corpus) else mutate(random.choice(pool), pool, random)
             if last is not None:
                 last.note(data)
-            began = time.process_time()
+            began = time.thread_time()  # the server runs in this thread; other tests have left theirs
             try:
                 outcome = target.run(data)
             except Exception:
                 print(f"input {number} of {target.name}: {data.hex()}", file=sys.stderr)
                 raise
-            assert time.process_time() - began < HANG, f"input {number} takes too long: {data.hex()}"
+            assert time.thread_time() - began < HANG, f"input {number} takes too long: {data.hex()}"
             if outcome not in found:
                 pool.append(data)
             if outcome not in found or len(data) < len(found[outcome]):
