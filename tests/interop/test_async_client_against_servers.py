@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,34 +37,9 @@ from quiche_h3 import (
 
 from . import pattern
 from .certificates import Certificate
-from .programs import AioquicPeer, GoPeer, Peer, Process, started
+from .programs import GoPeer, Peer, Process, started
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module", params=["quic-go", "aioquic"])
-def peer(request: pytest.FixtureRequest, aioquic_peer: AioquicPeer) -> Peer:
-    if request.param == "aioquic":
-        return aioquic_peer
-    go_peer: GoPeer = request.getfixturevalue("go_peer")
-    return go_peer
-
-
-@pytest.fixture(scope="module")
-def server(peer: Peer, certificate: Certificate) -> Iterator[Process]:
-    with started(peer.serve(*certificate)) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def aioquic(aioquic_peer: AioquicPeer, certificate: Certificate) -> Iterator[Process]:
-    with started(aioquic_peer.serve(*certificate)) as process:
-        yield process
-
-
-@pytest.fixture
-def cafile(certificate: Certificate) -> str:
-    return str(certificate.certificate)
 
 
 def talk(scenario: Callable[[AsyncClient], Awaitable[None]], **options: Any) -> None:

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from cli_support import run
 from net.relay import Relay
 
 from . import pattern
 from .certificates import Certificate
-from .programs import AioquicPeer, GoPeer, Process, started
+from .programs import Process
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module", params=["quic-go", "aioquic"])
-def server(
-    request: pytest.FixtureRequest, aioquic_peer: AioquicPeer, certificate: Certificate
-) -> Iterator[Process]:
-    go_peer: GoPeer | None = request.getfixturevalue("go_peer") if request.param == "quic-go" else None
-    with started((go_peer or aioquic_peer).serve(*certificate)) as process:
-        yield process
 
 
 def test_requests(server: Process, certificate: Certificate, tmp_path: Path) -> None:

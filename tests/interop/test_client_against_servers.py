@@ -16,23 +16,9 @@ from quiche_h3 import ClientConnection, ConnectError, ConnectionClosed, Streamin
 
 from . import pattern
 from .certificates import Certificate, make_certificate
-from .programs import AioquicPeer, GoPeer, Peer, Process, started
+from .programs import GoPeer, Peer, Process, started
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-
-
-@pytest.fixture(scope="module", params=["quic-go", "aioquic"])
-def peer(request: pytest.FixtureRequest, aioquic_peer: AioquicPeer) -> Peer:
-    if request.param == "aioquic":
-        return aioquic_peer
-    go_peer: GoPeer = request.getfixturevalue("go_peer")
-    return go_peer
-
-
-@pytest.fixture(scope="module")
-def server(peer: Peer, certificate: Certificate) -> Iterator[Process]:
-    with started(peer.serve(*certificate)) as process:
-        yield process
 
 
 @pytest.fixture

@@ -32,36 +32,11 @@ from quiche_h3 import (
 
 from . import pattern, wrong_answers
 from .certificates import Certificate
-from .programs import AioquicPeer, GoPeer, Peer, Process, started
+from .programs import GoPeer, Peer, Process, started
 
 MIB = 1 << 20
 
 Ask = Callable[..., tuple[int, bytes]]
-
-
-@pytest.fixture(scope="module", params=["quic-go", "aioquic"])
-def peer(request: pytest.FixtureRequest, aioquic_peer: AioquicPeer) -> Peer:
-    if request.param == "aioquic":
-        return aioquic_peer
-    go_peer: GoPeer = request.getfixturevalue("go_peer")
-    return go_peer
-
-
-@pytest.fixture(scope="module")
-def server(peer: Peer, certificate: Certificate) -> Iterator[Process]:
-    with started(peer.serve(*certificate)) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def aioquic(aioquic_peer: AioquicPeer, certificate: Certificate) -> Iterator[Process]:
-    with started(aioquic_peer.serve(*certificate)) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def cafile(certificate: Certificate) -> str:
-    return str(certificate.certificate)
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -40,31 +40,6 @@ from .programs import AioquicPeer, GoPeer, Peer, Process, started
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module", params=["quic-go", "aioquic"])
-def peer(request: pytest.FixtureRequest, aioquic_peer: AioquicPeer) -> Peer:
-    if request.param == "aioquic":
-        return aioquic_peer
-    go_peer: GoPeer = request.getfixturevalue("go_peer")
-    return go_peer
-
-
-@pytest.fixture(scope="module")
-def server(peer: Peer, certificate: Certificate) -> Iterator[Process]:
-    with started(peer.serve(*certificate)) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def aioquic(aioquic_peer: AioquicPeer, certificate: Certificate) -> Iterator[Process]:
-    with started(aioquic_peer.serve(*certificate)) as process:
-        yield process
-
-
-@pytest.fixture
-def cafile(certificate: Certificate) -> str:
-    return str(certificate.certificate)
-
-
 def described(client: Client, url: str, method: str = "GET", **options: Any) -> dict[str, Any]:
     answer: dict[str, Any] = client.request(method, f"{url}/describe", **options).json()
     return answer

@@ -38,14 +38,6 @@ def server(certificate: Certificate) -> Iterator[Process]:
         yield process
 
 
-@pytest.fixture(params=["quic-go", "aioquic"])
-def peer(request: pytest.FixtureRequest, aioquic_peer: AioquicPeer) -> Peer:
-    if request.param == "aioquic":
-        return aioquic_peer
-    go_peer: GoPeer = request.getfixturevalue("go_peer")
-    return go_peer
-
-
 @pytest.fixture(params=[16 * MIB, pytest.param(GIB, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def large(request: pytest.FixtureRequest) -> int:
     """The size of a large body in bytes: 1 GiB when there is time for it."""
