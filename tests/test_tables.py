@@ -18,6 +18,6 @@ def test_named_tests_exist(page: str) -> None:
     for file, name, more in NAMED.findall((TESTS.parent / "docs" / page).read_text()):
         source = (TESTS / file).read_text()
         for test in filter(None, [name, *re.findall(r"test_\w+", more)]):
-            assert f"def {test}" in source, f"{file} has no {test}"
+            assert f"def {test}(" in source, f"{file} has no {test}"
             found += 1
     assert found > 20

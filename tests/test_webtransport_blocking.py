@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from server_support import logged, make_server, until
+from server_support import logged, make_server, settled, until
 from test_webtransport_client import with_async
 from webtransport_peer import PeerSession, WebTransportClient, soon, talk
 
@@ -36,6 +36,7 @@ def server_with(handler: Any, **fields: Any) -> Server:
 def test_every_kind_of_traffic() -> None:
     """Datagrams and streams of all four kinds, the request, two threads in one session, the close."""
     threads: set[str] = set()
+    ends: list[CloseInfo | None] = []
 
     def handler(session: BlockingServerSession) -> None:
         threads.add(threading.current_thread().name)
@@ -59,7 +60,7 @@ def test_every_kind_of_traffic() -> None:
             assert stream.read_all() == b"answer"
         other.join()
         session.close(9, "done")
-        assert session.close_info == CloseInfo(9, "done", False)
+        ends.append(session.close_info)
 
     async def scenario(client: WebTransportClient) -> None:
         session = await client.session("/wt/one")
@@ -75,9 +76,11 @@ def test_every_kind_of_traffic() -> None:
         client._quic.send_stream_data(stream_id, b"answer", True)
         client.transmit()
         assert await session.closed() == (9, "done")
+        await until(lambda: ends)
 
     server = server_with(handler)
     talk(server, scenario)
+    assert ends == [CloseInfo(9, "done", False)]
     assert all(name.startswith("quiche_h3-handler") for name in threads)
 
 
@@ -251,11 +254,9 @@ def test_a_writer_waits_for_its_reader() -> None:
 
     async def scenario(session: ClientSession) -> None:
         stream = await session.incoming_uni_streams().__anext__()
-        before = -1
-        while len(wrote) != before or not wrote:
-            before = len(wrote)
-            await asyncio.sleep(0.1)
-        assert len(wrote) <= 16 + 4 + 1  # the stream's window, what may wait, and one write
+        await until(lambda: wrote)
+        # The stream's window, what may wait, and one write.
+        assert await settled(lambda: len(wrote)) <= 16 + 4 + 1
         assert len(await stream.read_all()) == 64 << 16
 
     with_async(server_with(handler), scenario, path="/wt/1")

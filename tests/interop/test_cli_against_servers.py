@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from cli_support import run
 from net.relay import Relay
@@ -20,15 +21,15 @@ def test_requests(server: Process, certificate: Certificate, tmp_path: Path) -> 
     """-X, -H, -d, -T, -I, -L and --ca make the request that curl makes of them."""
     trust = ("--ca", certificate.certificate)
 
-    def described(*arguments: str | Path) -> dict[str, object]:
+    def described(*arguments: str | Path) -> dict[str, Any]:
         done = run("get", *trust, *arguments)
         assert (done.returncode, done.stderr) == (0, "")
-        answer: dict[str, object] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
     url = f"{server.url}/describe"
     asked = described("-X", "DELETE", "-H", "X-One: 1", url)
-    assert (asked["method"], asked["headers"]["x-one"]) == ("DELETE", "1")  # type: ignore[index]
+    assert (asked["method"], asked["headers"]["x-one"]) == ("DELETE", "1")
     asked = described("-d", "a=1", "-d", "b=2", url)
     assert (asked["method"], asked["body"]) == ("POST", "a=1&b=2")
     (tmp_path / "file").write_text("of the file")

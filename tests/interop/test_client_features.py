@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client_support import eventually
 from cryptography import x509
 from net.relay import Relay
 
@@ -368,8 +369,13 @@ def test_code_of_the_close(aioquic: Process, cafile: str) -> None:
         with quiche_h3.connect(aioquic.url, cafile=cafile) as client:
             client.get("/hello")
         asyncio.run(run())
-        while len(codes := described(watcher, aioquic.url)["closed"][before:]) < 2:
-            pass
+        codes: list[int] = []
+
+        def told() -> bool:
+            codes[:] = described(watcher, aioquic.url)["closed"][before:]
+            return len(codes) >= 2
+
+        eventually(told)
         assert codes == [H3ErrorCode.H3_NO_ERROR] * 2
 
 

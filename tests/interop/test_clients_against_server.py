@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from aioquic.quic.packet import QuicProtocolVersion
+from client_support import eventually
 from net.relay import Relay
 
 from quiche_h3 import ServerConfig
@@ -272,8 +273,7 @@ def test_stateless_reset(go_peer: GoPeer) -> None:
     with serve(0) as first, Relay("simple-p2p", upstream=("127.0.0.1", first.said["port"])) as relay:
         command = go_peer.trusting(None).command("upload", f"{relay.url}/sha256", size=GIB, timeout=60)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
-            while len(relay.log) < 200:
-                time.sleep(0.01)
+            eventually(lambda: len(relay.log) >= 200)
             first.popen.kill()
             first.popen.wait()
             with serve(first.said["port"]):

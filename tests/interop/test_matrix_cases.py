@@ -12,7 +12,7 @@ from net.relay import lacking
 
 from .matrix.arena import run
 from .matrix.peers import OURS
-from .matrix.table import CASES
+from .matrix.table import case_of
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
@@ -20,6 +20,5 @@ pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 @pytest.mark.parametrize("name", ["chacha20", "ecn", "connectionmigration"])
 def test_case(name: str, tmp_path: Path) -> None:
     """The files are right, and what the relay and the qlogs have seen is what the case asks for."""
-    (case,) = (case for case in CASES if case.name == name)
-    result = run(case, OURS, OURS, 1, tmp_path)
+    result = run(case_of(name), OURS, OURS, 1, tmp_path)
     assert (result.outcome, result.problems) == ("passed", [])

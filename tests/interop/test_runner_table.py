@@ -18,14 +18,10 @@ from .matrix.__main__ import everything
 from .matrix.arena import Result, compare, mounts
 from .matrix.peers import ENDPOINTS, OURS
 from .matrix.report import markdown
-from .matrix.table import CASES, PROTOCOLS, Case, Suite, prepare
+from .matrix.table import CASES, PROTOCOLS, Suite, case_of, prepare
 from .matrix.wire import goodput
 
 LACKING = lacking()
-
-
-def case_of(name: str) -> Case:
-    return next(case for case in CASES if case.name == name)
 
 
 def test_every_case_is_known_to_the_endpoint() -> None:

@@ -24,7 +24,7 @@ from quiche_h3 import (
 from quiche_h3.capsules import encode_capsule
 from quiche_h3.webtransport_codes import to_wire
 
-from .certificates import Certificate, make_certificate
+from .certificates import Certificate
 
 T = TypeVar("T")
 
@@ -84,11 +84,6 @@ class Site(QuicConnectionProtocol):
                 self._quic.send_stream_data(stream_id, bytes(self.uni.pop(event.stream_id)), True)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
-
-
 def with_session(files: Certificate, path: str, scenario: Callable[[ClientSession], Awaitable[T]]) -> T:
     """Runs the scenario with a session of ours."""
 
@@ -118,8 +113,7 @@ def test_datagrams_and_streams(certificate: Certificate) -> None:
 
         async def bidi(data: bytes) -> None:
             async with await session.open_bidi_stream() as stream:
-                sending = asyncio.ensure_future(stream.write(data))
-                await sending
+                await stream.write(data)
                 stream.finish()
                 assert await stream.read_all() == data
 

@@ -18,8 +18,11 @@ NOT_ECT, ECT1, ECT0, CE = range(4)
 
 
 @contextmanager
-def network(upstream: tuple[str, int], codepoint: int) -> Iterator[int]:
-    """A relay on the loopback that sends with this codepoint, both ways. Yields the port for clients."""
+def network(upstream: tuple[str, int], codepoint: int, seen: set[int]) -> Iterator[int]:
+    """A relay on the loopback that sends with this codepoint, both ways. Yields the port for clients.
+
+    The codepoints with which packets come, from either side, are added to `seen`.
+    """
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inside,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outside,
@@ -29,18 +32,24 @@ def network(upstream: tuple[str, int], codepoint: int) -> Iterator[int]:
         outside.bind(("127.0.0.1", 0))
         for sock in (inside, outside):
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, codepoint)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
             selector.register(sock, selectors.EVENT_READ)
         ended = threading.Event()
+
+        def receive(sock: socket.socket) -> tuple[bytes, Any]:
+            data, ancillary, _, sender = sock.recvmsg(65_536, socket.CMSG_SPACE(4))
+            seen.update(value[0] & 3 for _, kind, value in ancillary if kind == socket.IP_TOS)
+            return data, sender
 
         def work() -> None:
             client = None
             while not ended.is_set():
                 for key, _ in selector.select(0.05):
                     if key.fileobj is inside:
-                        data, client = inside.recvfrom(65_536)
+                        data, client = receive(inside)
                         outside.sendto(data, upstream)
                     elif client is not None:
-                        inside.sendto(outside.recv(65_536), client)
+                        inside.sendto(receive(outside)[0], client)
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -51,22 +60,24 @@ def network(upstream: tuple[str, int], codepoint: int) -> Iterator[int]:
             thread.join()
 
 
-def transfer(codepoint: int, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """4 MiB up and down over such a network: the client's statistics, and the server's metrics."""
+def transfer(codepoint: int, **fields: Any) -> tuple[dict[str, Any], dict[str, Any], set[int]]:
+    """4 MiB up and down over such a network: client's statistics, server's metrics, codepoints of both."""
     server = make_site(**fields)
+    seen: set[int] = set()
     with (
         server.running() as address,
-        network((address.host, address.port), codepoint) as port,
+        network((address.host, address.port), codepoint, seen) as port,
         connect(f"https://127.0.0.1:{port}", **fields) as client,
     ):
         upload(client, 4 * MIB)
         download(client, 4 * MIB)
-        return client.stats(), server.export_metrics()
+        return client.stats(), server.export_metrics(), seen
 
 
 def test_marks_that_arrive() -> None:
     """Both sides go on marking, and nothing was congested."""
-    client, server = transfer(ECT0)
+    client, server, seen = transfer(ECT0)
+    assert seen == {ECT0}
     assert (client["ecn_failed"], client["ecn_congestion"]) == (0, 0)
     assert (server["connections"]["ecn_failed"], server["connections"]["ecn_congestion"]) == (0, 0)
     assert server["engine"]["ecn_received"] > 1000
@@ -76,13 +87,13 @@ def test_marks_that_arrive() -> None:
 @pytest.mark.parametrize("codepoint", [NOT_ECT, ECT1])
 def test_marks_that_do_not(codepoint: int) -> None:
     """RFC 9000 13.4.2.1: cleared or changed on the way, validation fails; the transfer is whole."""
-    client, server = transfer(codepoint)
+    client, server, _ = transfer(codepoint)
     assert client["ecn_failed"] == server["connections"]["ecn_failed"] == 1
 
 
 def test_congestion() -> None:
     """RFC 9002 7.1: every packet is marked for congestion. Both sides learn of it, and go on marking."""
-    client, server = transfer(CE)
+    client, server, _ = transfer(CE)
     assert client["ecn_failed"] == server["connections"]["ecn_failed"] == 0
     assert client["ecn_congestion"] > 500
     assert server["connections"]["ecn_congestion"] > 500
@@ -92,7 +103,8 @@ def test_congestion() -> None:
 @pytest.mark.parametrize("fields", [{"ecn": False}, {"cc_algorithm": "bbr2_gcongestion"}])
 def test_nothing_is_marked(fields: dict[str, Any]) -> None:
     """Where it is not wanted, or would not be heeded; marks that come all the same do no harm."""
-    client, server = transfer(ECT0, **fields)
+    client, server, seen = transfer(ECT0, **fields)
+    assert seen == {NOT_ECT}
     assert (client["ecn_failed"], client["ecn_congestion"]) == (0, 0)
     assert server["engine"]["ecn_received"] > 0
 
@@ -101,7 +113,7 @@ def test_nothing_is_marked(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_what_the_kernel_is_told(host: str, fields: dict[str, Any]) -> None:
     """ECT(0) is set and seen on IPv4, IPv6, and IPv4 by a dual-stack socket, with and without GSO."""
-    bind = {"127.0.0.1": "127.0.0.1"}.get(host, "::")
+    bind = host if host == "127.0.0.1" else "::"
     server = make_site(bind_addr=bind, **fields)
     with server.running() as address:
         url = f"https://[::1]:{address.port}" if host == "::1" else f"https://127.0.0.1:{address.port}"

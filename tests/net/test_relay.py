@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client_support import eventually
 
 from .relay import Network, Relay, build, lacking
 
@@ -387,8 +388,7 @@ def test_between_namespaces() -> None:
 def test_times_count_from_the_first_datagram() -> None:
     """Not from what IPv6 says when an interface comes up: endpoints may start seconds later."""
     with Network("rebind --delay=1ms --first-rebind=200ms") as network:
-        while not network.relay.log:
-            time.sleep(0.01)
+        eventually(lambda: bool(network.relay.log))
         said = network.relay.log[0]
         assert (said.flow, said.size, said.at) == (0, 0, 0.0)
         time.sleep(0.5)  # that nothing happens is no event
@@ -397,10 +397,7 @@ def test_times_count_from_the_first_datagram() -> None:
         subprocess.run(
             network.within(network.client, [sys.executable, "-c", send, network.SERVER4]), check=True
         )
-        deadline = time.monotonic() + 10
-        while not any("rebind" in note for note in network.relay.notes):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually(lambda: any("rebind" in note for note in network.relay.notes))
 
 
 def test_it_is_built_once(tmp_path: Path) -> None:

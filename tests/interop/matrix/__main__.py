@@ -18,7 +18,7 @@ from net.relay import lacking
 from .arena import Result, run
 from .peers import ENDPOINTS, OURS, ROOT
 from .report import markdown
-from .table import CASES, Case
+from .table import CASES, Case, case_of
 
 Run = tuple[Case, str, str, int]
 """Case, client, server, seed."""
@@ -71,7 +71,7 @@ def run_apart(case: Case, client: str, server: str, seed: int, keep: Path) -> di
 def run_here(names: tuple[str, str, str], seed: int, keep: Path) -> dict[str, Any]:
     """One run. What a failed one has left behind stays in `keep`."""
     name, client, server = names
-    case = next(case for case in CASES if case.name == name)
+    case = case_of(name)
     with tempfile.TemporaryDirectory(prefix="interop-") as folder:
         result = run(case, client, server, seed, Path(folder))
         if result.outcome == "failed":

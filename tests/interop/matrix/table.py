@@ -322,6 +322,11 @@ CASES: Final = [
 ]
 
 
+def case_of(name: str) -> Case:
+    """The case of this name."""
+    return next(case for case in CASES if case.name == name)
+
+
 @dataclass
 class Work:
     """What the endpoints of a run are told beside TESTCASE, and what must come of it."""
