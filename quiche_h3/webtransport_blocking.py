@@ -36,7 +36,10 @@ _CALLBACKS: Final = frozenset(
 
 
 class Caller:
-    """Calls into the loop's thread, and waits there. `timeout` is the most seconds that one wait takes."""
+    """Calls into the loop's thread, and waits there. `timeout` is the most seconds that one wait takes.
+
+    A base: `post()` and `wait()` are the subclasses'.
+    """
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
@@ -81,7 +84,7 @@ class Caller:
         except TimedOut as late:
             # In the loop's thread, where nothing can come in between: what was taken is not lost.
             self.post(give_up, late)
-            return future.result()
+            return self.wait(future, math.inf)
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """The function's result, from the loop's thread."""

@@ -102,6 +102,18 @@ class ThreadedSessionResponse(SessionResponse):
     def write_all(self, data: Data) -> _Ready | Drain:
         return self.caller.call(super().write_all, data)
 
+    def send_trailers(self, trailers: HeaderItems) -> None:
+        self.caller.call(super().send_trailers, trailers)
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        self.caller.call(super().when_drained, callback)
+
+    def set_priority(self, urgency: int, incremental: bool = False) -> None:
+        self.caller.call(super().set_priority, urgency, incremental)
+
+    def reset(self, code: int = 0x102) -> None:
+        self.caller.call(super().reset, code)
+
     def inform(self, code: int, headers: HeaderItems = ()) -> None:
         self.caller.call(super().inform, code, headers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from quiche_h3 import (
     ServerSession,
     Unauthorized,
 )
+from quiche_h3.webtransport_answer import UnansweredStream
 
 KINDS = ["coroutine", "plain", "blocking"]
 
@@ -103,6 +105,51 @@ def by_pieces(req: Any, res: Any) -> Any:
     res.status(401)
     res.write_all("who are ")
     res.write_all("you?")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_reaches_the_stream_does_so_in_the_loop(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QUIC state belongs to the loop's thread, wherever a middleware runs: priority, trailers, reset."""
+    server = site(kind)
+    threads: list[tuple[str, int]] = []
+    loop: list[int] = []
+
+    @server.get("/loop")
+    def tell() -> str:
+        loop.append(threading.get_ident())
+        return "told"
+
+    def noted(name: str) -> None:
+        before = getattr(UnansweredStream, name)
+
+        def method(*args: Any) -> object:
+            threads.append((name, threading.get_ident()))
+            return before(*args)
+
+        monkeypatch.setattr(UnansweredStream, name, method)
+
+    for name in ("send_headers", "set_priority", "reset"):
+        noted(name)
+
+    def break_off(req: Any, res: Any, call_next: Any) -> Any:
+        if req.path == "/wt":
+            res.set_priority(1)
+            res.inform(103, {"link": "</a.css>"})
+            res.reset(0x10C)
+            return None
+        result = yield
+        return result
+
+    around(server, kind, break_off)
+
+    async def scenario(client: WebTransportClient) -> None:
+        session = client.connect_session("/wt")
+        assert await soon(session.reset_code) == 0x10C
+        request = client.connect_session("/loop", head={b":method": b"GET", b":protocol": None})
+        assert await request.status() == 200
+
+    talk(server, scenario)
+    assert threads == [(name, loop[0]) for name in ("set_priority", "send_headers", "reset")]
 
 
 @pytest.mark.parametrize("refuse", [by_exception, by_result, by_end, by_pieces])
