@@ -505,8 +505,8 @@ cdef class Endpoint:
 
     cdef int probe_preferred(self, conn_t *c) except -1:
         """RFC 9000 8.2.1: the answer may be lost though the challenge was acknowledged, so there is more than one."""
-        cdef int begun = quiche_h3_conn_probe_preferred_address(c.quic)
-        if begun < 0 or c.probes == PREFERRED_PROBES:
+        cdef int begun = -1 if c.probes == PREFERRED_PROBES else quiche_h3_conn_probe_preferred_address(c.quic)
+        if begun < 0:
             c.preferred = PREFERENCE_SETTLED
         elif begun:
             c.preferred = PREFERENCE_PROBED
