@@ -15,7 +15,6 @@ from typing import BinaryIO, Final
 from urllib.parse import quote, urlsplit
 
 import click
-from cryptography import x509
 
 from . import __version__
 from ._options import MIB
@@ -244,7 +243,8 @@ class Getter:
         if name == "-":
             return None, _pieces(sys.stdin.buffer, self._progress)
         with _failing(NOT_READ):
-            file = files.enter_context(open(name, "rb"))  # noqa: PTH123, SIM115  # the stack closes it
+            # By the name as it was given, which errors show; the stack closes it.
+            file = files.enter_context(open(name, "rb"))  # noqa: PTH123, SIM115
         size = size_of(file)
         if self._progress is not None:
             self._progress.expect(size)
@@ -410,6 +410,8 @@ def _connection_lines(host: str, info: ConnectionInfo, insecure: bool) -> list[s
     ]
     if not info.certificate:
         return lines
+    from cryptography import x509  # 8 MiB, for -v alone
+
     certificate = x509.load_der_x509_certificate(info.certificate)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return [
