@@ -190,7 +190,7 @@ class AsyncClientRequest:
             try:
                 fields = await stream.head(timeouts_of(timeout, stream.timeouts))
             except TimedOut:
-                raise
+                raise  # the exchange has not failed: may_send_again() would take it for a 425
             except StreamingError:
                 if not await self._send_again():
                     raise

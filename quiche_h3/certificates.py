@@ -24,6 +24,8 @@ _IP_ADDRESS: Final = 0x87
 
 _SUBJECT_ALTERNATIVE_NAME: Final = b"\x55\x1d\x11"  # 2.5.29.17
 
+_TIME_PARTS: Final = ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14))
+
 
 class Certificate(NamedTuple):
     """What is in a certificate, as far as it matters here."""
@@ -112,6 +114,3 @@ def _time(element: _Element) -> datetime.datetime:
         text = ("19" if text >= "50" else "20") + text
     year, month, day, hour, minute, second = (int(text[i:j]) for i, j in _TIME_PARTS)
     return datetime.datetime(year, month, day, hour, minute, second, tzinfo=datetime.timezone.utc)
-
-
-_TIME_PARTS: Final = ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14))

@@ -189,7 +189,7 @@ class ClientRequest:
                 limits = timeouts_of(timeout, stream.timeouts)
                 fields = stream.wait(stream.exchange.head, "read", limits)
             except TimedOut:
-                raise
+                raise  # the exchange has not failed: may_send_again() would take it for a 425
             except StreamingError:
                 if not self._send_again():
                     raise

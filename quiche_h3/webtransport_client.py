@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from ._core.webtransport import WebTransport
+from ._core.webtransport_sessions import WT_ENABLED
 from .asyncio_driver import AsyncioDriver
 from .client_engine import ClientEngine, prepare_config
 from .client_exchange import HeaderItems, encode_headers
@@ -26,7 +27,7 @@ from .errors import (
 from .headers import Headers, Pair
 from .urls import Origin, parse_url, request_target
 from .webtransport import CloseInfo, WebTransportSession
-from .webtransport_server import parse_strings
+from .webtransport_server import parse_strings, quote_string
 
 if TYPE_CHECKING:
     from ._core.fields import FieldSection
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 _ENABLE_WEBTRANSPORT: Final = 0x2B603742
 _MAX_SESSIONS_07: Final = 0xC671706A
 _MAX_SESSIONS_13: Final = 0x14E9CD29
-_WT_ENABLED: Final = 0x2C7CF000
 _ENABLE_CONNECT_PROTOCOL: Final = 0x8
 _GOODBYE_S: Final = 1.0
 
@@ -55,9 +55,7 @@ class SessionRequest:
             if not (name and name.isascii() and name.isprintable()):
                 raise ValueError(f"{name!r} is no name of a subprotocol: use printable ASCII")
         if self.protocols:
-            quoted = ", ".join(
-                '"' + n.replace("\\", "\\\\").replace('"', '\\"') + '"' for n in self.protocols
-            )
+            quoted = ", ".join(map(quote_string, self.protocols))
             self.fields.append((b"wt-available-protocols", quoted.encode("ascii")))
 
     def pairs(self, token: bytes) -> list[Pair]:
@@ -152,14 +150,14 @@ def open_session(
     if http3 is None or not isinstance(transport, WebTransport):
         done(link.error or closed_by_us())
         return
-    supported = (_ENABLE_WEBTRANSPORT, _MAX_SESSIONS_07, _MAX_SESSIONS_13, _WT_ENABLED)
+    supported = (_ENABLE_WEBTRANSPORT, _MAX_SESSIONS_07, _MAX_SESSIONS_13, WT_ENABLED)
 
     def begin() -> None:
         settings = transport.peer_settings()
         if settings is None:
             done(link.error or closed_by_us())
             return
-        if settings.get(_WT_ENABLED, 0) > 1:  # section 3.1
+        if settings.get(WT_ENABLED, 0) > 1:  # section 3.1
             http3.connection.close(H3ErrorCode.H3_SETTINGS_ERROR, b"WT_ENABLED is 0 or 1")
             done(SessionRejected(0, f"{asked.authority} offers WebTransport by a setting that is malformed"))
             return
@@ -167,7 +165,7 @@ def open_session(
         if not offers or not settings.get(_ENABLE_CONNECT_PROTOCOL):
             done(SessionRejected(0, f"{asked.authority} does not offer WebTransport"))
             return
-        token = b"webtransport-h3" if offers == [_WT_ENABLED] else b"webtransport"
+        token = b"webtransport-h3" if offers == [WT_ENABLED] else b"webtransport"
         try:
             stream = http3.open_request(asked.pairs(token), False, None)
         except QuicheH3Error as exc:

@@ -216,7 +216,7 @@ class Sessions:
         session = self._new(transport, stream, request, route, policy)
         session.begin()
         # Section 3.2: not before the client's SETTINGS, which say how the session is to be.
-        transport.when_settings(lambda: self._run(session, route, policy))
+        transport.when_settings(lambda: self._run(session, policy))
 
     def _check(self, stream: Stream, request: Request, policy: SessionPolicy) -> None:
         if stream.fields.protocol not in PROTOCOLS:
@@ -251,7 +251,7 @@ class Sessions:
         session.when_closed(closed)
         return session
 
-    def _run(self, session: ServerSession, route: Route, policy: SessionPolicy) -> None:
+    def _run(self, session: ServerSession, policy: SessionPolicy) -> None:
         transport = session.transport
         shared = len(transport.sessions) > 1 and not session.flow_controlled()
         if shared and session.stream.fields.protocol == _LAST_DRAFTS and not session.over:
@@ -262,10 +262,10 @@ class Sessions:
             self._dispatcher.handler_ended(False, True)
             return
         if policy.calls is HandlerKind.BLOCKING:
-            self._run_in_thread(session, route)
+            self._run_in_thread(session)
             return
         try:
-            result = route.handler(session.request, session.response)
+            result = session.route.handler(session.request, session.response)
             if policy.calls is HandlerKind.COROUTINE:
                 task = self._dispatcher.spawn(result)
                 task.add_done_callback(lambda task: self._task_done(session, task))
@@ -286,7 +286,7 @@ class Sessions:
 
     # Threads
 
-    def _run_in_thread(self, session: ServerSession, route: Route) -> None:
+    def _run_in_thread(self, session: ServerSession) -> None:
         limit = self._dispatcher.config.wt_session_threads
         response: Any = session.response
         if len(self._callers) >= limit:
@@ -296,12 +296,12 @@ class Sessions:
         self._callers.add(response.caller)
         if self._threads is None:
             self._threads = HandlerThreads(limit)
-        self._threads.submit(lambda: self._in_thread(session, route), len(self._callers))
+        self._threads.submit(lambda: self._in_thread(session), len(self._callers))
 
-    def _in_thread(self, session: ServerSession, route: Route) -> None:
+    def _in_thread(self, session: ServerSession) -> None:
         result, error = None, None
         try:
-            result = route.handler(session.request, session.response)
+            result = session.route.handler(session.request, session.response)
         except BaseException as exc:  # SystemExit ends no thread of a pool
             error = exc
         try:

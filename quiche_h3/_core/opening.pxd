@@ -15,9 +15,9 @@ cdef struct opening_counters:
 
 cdef class Opening:
     cdef EngineSettings settings
-    cdef readonly StatelessAnswers answers
-    cdef readonly Admission admission
-    cdef readonly dict connections      # id -> Connection: the references that keep them alive
+    cdef StatelessAnswers answers
+    cdef Admission admission
+    cdef dict connections      # id -> Connection: the references that keep them alive
     cdef Routes routes
     cdef uint64_t next_id
     cdef bint server

@@ -1,7 +1,5 @@
 from typing_extensions import disjoint_base
 
-from .admission import Admission
-from .connection import Connection
 from .routes import Routes
 from .settings import EngineSettings
 from .stateless import StatelessAnswers
@@ -11,9 +9,3 @@ class Opening:
     def __init__(
         self, settings: EngineSettings, answers: StatelessAnswers, routes: Routes, *, server: bool
     ) -> None: ...
-    @property
-    def answers(self) -> StatelessAnswers: ...
-    @property
-    def admission(self) -> Admission: ...
-    @property
-    def connections(self) -> dict[int, Connection]: ...

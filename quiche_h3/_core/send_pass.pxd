@@ -27,7 +27,7 @@ cdef struct train:
 
 cdef class SendPass:
     cdef EngineSettings settings
-    cdef readonly list sockets
+    cdef list sockets
     cdef udp_socket *raw_sockets[MAX_SOCKETS]   # the same, for the loops without the GIL
     cdef int socket_count
     cdef list free_slots                # indices of sockets that were removed

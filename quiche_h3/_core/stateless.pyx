@@ -12,7 +12,6 @@ from quiche_h3._core.libc_net cimport sockaddr, ssize_t
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.udp cimport udp
 
-from quiche_h3._core.tokens import TokenKeys
 
 
 cpdef bytes reset_token(bytes key, bytes cid):

@@ -12,6 +12,7 @@ from quiche_h3._core.http3 cimport Http3
 from quiche_h3._core.libc_net cimport monotonic, ssize_t
 from quiche_h3._core.libquiche cimport *
 from quiche_h3._core.webtransport_sessions cimport SessionBase, bucket_take
+from quiche_h3._core.streams cimport EMPTY
 from quiche_h3._core.webtransport_streams cimport Carrier, StreamBase, StreamOwner, WebTransportCounters
 
 from quiche_h3.capsules import encode_varint
@@ -21,8 +22,6 @@ from quiche_h3.webtransport_codes import to_wire
 cdef enum:
     MAX_EARLY_STREAMS = 16
     MAX_GONE = 64
-
-cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
 
 
 cdef int collect_setting(uint64_t identifier, uint64_t value, void *argp) noexcept with gil:

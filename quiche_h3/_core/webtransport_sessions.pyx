@@ -25,7 +25,7 @@ from quiche_h3._core.libquiche cimport quiche_conn_dgram_max_writable_len
 from quiche_h3._core.webtransport_streams cimport Carrier, StreamBase
 
 from quiche_h3.capsules import encode_varint
-from quiche_h3.errors import ConnectionClosed, DatagramError, DatagramNotEnabled, DatagramTooLarge, H3ErrorCode, StreamReset, WouldBlock
+from quiche_h3.errors import DatagramError, DatagramNotEnabled, DatagramTooLarge, H3ErrorCode, StreamReset, WouldBlock
 
 # WT_INITIAL_MAX_DATA, WT_INITIAL_MAX_STREAMS_UNI and _BIDI
 INITIAL_MAX = (0x2B61, 0x2B64, 0x2B65)
@@ -111,7 +111,7 @@ cdef class SessionBase:
         """Section 5: counted from the session's start."""
         config = self.transport.config
         peers = tuple(peer.get(identifier, 0) for identifier in INITIAL_MAX)
-        if not self.flow_controlled():
+        if not (config.wt_session_window and any(peers)):
             return 0
         self.flow = SessionFlow(
             (config.wt_session_window, config.wt_max_streams_uni, config.wt_max_streams_bidi), peers, WT_ENABLED in peer)
@@ -147,7 +147,7 @@ cdef class SessionBase:
     def check_open(self):
         """Raises what stands in the way of sending."""
         if self.transport.http3.h3 == NULL:
-            raise self.transport.http3.connection.close_reason or ConnectionClosed(False, 0, b"", False)
+            raise self.transport.http3.connection.ending()
         if not self.open:
             self._ensure_open()
 

@@ -17,17 +17,13 @@ from quiche_h3._core.flow_control cimport SessionFlow
 from quiche_h3._core.http3_state cimport Claims
 from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.libquiche cimport *
+from quiche_h3._core.streams cimport CANCELLED, EMPTY, SCRATCH, scratch
 
 from quiche_h3.errors import StreamClosed, check_quic
 from quiche_h3.webtransport_codes import from_wire
 
 cdef enum:
-    SCRATCH = 65536
     MAX_RESET_CODES = 64
-    CANCELLED = 0x10C       # H3_REQUEST_CANCELLED
-
-cdef uint8_t scratch[SCRATCH]           # used between two calls, always with the GIL
-cdef uint8_t EMPTY[1]                   # quiche takes no NULL, not even for no bytes
 
 
 cdef class WebTransportCounters:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from ..config import ClientConfig, ServerConfig
 from ..errors import QuicheH3Error
 from ..happy_eyeballs import source_address
+from ..logs import format_address
 from . import webtransport
 from .cases import CASES, UNSUPPORTED, Case
 from .files import Client, Url, make_server
@@ -90,7 +91,7 @@ def preferred_addresses(port: int) -> dict[str, str]:
             host = source_address((client, port))
         except OSError:
             continue  # no way there by this family
-        fields[field] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        fields[field] = format_address((host, port))
     return fields
 
 
