@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from aioquic.asyncio.server import QuicServer, serve
 from aioquic.buffer import encode_uint_var
-from aioquic.h3.connection import ErrorCode, FrameType, encode_frame
+from aioquic.h3.connection import ErrorCode, FrameType, FrameUnexpected, encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
@@ -61,6 +61,15 @@ class AioquicServer(H3Protocol):
         self.requests: dict[int, RequestStream] = {}
         self.unidirectional = bytearray()  # what the client's unidirectional streams have brought
         self.tasks: set[asyncio.Task[None]] = set()
+        self.unread: set[int] = set()  # streams whose limits stay as they are
+        write_limits = quic._write_stream_limits
+
+        def limits_of_what_is_read(builder: Any, space: Any, stream: Any) -> None:
+            # aioquic allows more as soon as data arrive, whether anybody reads them or not.
+            if stream.stream_id not in self.unread:
+                write_limits(builder, space, stream)
+
+        quic._write_stream_limits = limits_of_what_is_read  # type: ignore[method-assign]
 
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, StreamReset | StopSendingReceived) and event.stream_id in self.requests:
@@ -99,8 +108,8 @@ class AioquicServer(H3Protocol):
     async def run(self, request: RequestStream) -> None:
         try:
             await self.answer(request)
-        except (PeerReset, PeerClosed):
-            pass  # there is nobody to answer
+        except (PeerReset, PeerClosed, FrameUnexpected):
+            pass  # there is nobody to answer: aioquic raises the last where the client has stopped the stream
         finally:
             del self.requests[request.stream_id]
 
@@ -161,6 +170,7 @@ class AioquicServer(H3Protocol):
                 pass
             await self.respond(stream_id, self.unidirectional.hex().encode())
         elif kind == "slow":
+            self.unread.add(stream_id)
             await asyncio.sleep(3600)
         elif kind == "new-keys":  # RFC 9001 6
             self._quic.request_key_update()

@@ -102,31 +102,15 @@ export async function clientStreams(text) {
   return result;
 }
 
-/**
- * What `use` returns of a session that the server closes. Chromium's page is told of the close by two messages of
- * another process, and by whichever comes first: where that is the wrong one it says "Connection lost." of a session
- * whose capsule it has got, as its network log shows (one time in ten on a busy machine). Then once more.
- */
-async function closedByPeer(path, use) {
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      return await use(await connect(path));
-    } catch (error) {
-      if (error.message !== "Connection lost." || attempt === 5) throw error;
-    }
-  }
-}
-
 /** What the server says on streams that it opens; the bidirectional one is answered. */
 export async function serverStreams(answer) {
-  return closedByPeer("/push", async (session) => {
-    const uni = await next(session.incomingUnidirectionalStreams);
-    const bidi = await next(session.incomingBidirectionalStreams);
-    const result = { uni: await readText(uni), bidi: await readText(bidi.readable) };
-    await writeAll(bidi.writable, answer);
-    await session.closed; // by the server, once it has the answer
-    return result;
-  });
+  const session = await connect("/push");
+  const uni = await next(session.incomingUnidirectionalStreams);
+  const bidi = await next(session.incomingBidirectionalStreams);
+  const result = { uni: await readText(uni), bidi: await readText(bidi.readable) };
+  await writeAll(bidi.writable, answer);
+  await session.closed.catch(() => {}); // by the server, once it has the answer, whatever the page is told of it
+  return result;
 }
 
 /** The pattern of `size` bytes down one stream and up another: what each side made of it. */
@@ -177,12 +161,21 @@ export async function manyStreams(count) {
   return result;
 }
 
-/** How the session ends that the server closes. */
+/**
+ * How the session ends that the server closes. Chromium's page is told of the close by two messages of another
+ * process, and by whichever comes first: where that is the wrong one it says "Connection lost." of a session whose
+ * capsule it has got, as its network log shows (one time in 200 on a busy machine). Then once more.
+ */
 export async function closedByServer(code, reason) {
-  return closedByPeer(`/close?code=${code}&reason=${encodeURIComponent(reason)}`, async (session) => {
-    const { closeCode, reason: text } = await session.closed;
-    return [closeCode, text];
-  });
+  for (let attempt = 1; ; attempt += 1) {
+    const session = await connect(`/close?code=${code}&reason=${encodeURIComponent(reason)}`);
+    try {
+      const { closeCode, reason: text } = await session.closed;
+      return [closeCode, text];
+    } catch (error) {
+      if (error.message !== "Connection lost." || attempt === 20) throw error;
+    }
+  }
 }
 
 /** Ends a session ourselves. */
