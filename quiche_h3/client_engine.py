@@ -151,7 +151,7 @@ class ClientEngine:
         if shared and host in self._sources:
             return self._sources[host]
         try:
-            index = self.endpoint.add_socket(open_socket(self.config, host, 0))
+            index = self.endpoint.add_socket(open_socket(self.config, host, 0, errors=True))
         except (ConfigError, ValueError) as exc:
             raise OSError(exc.problem if isinstance(exc, ConfigError) else str(exc)) from exc
         self.driver.watch(index)

@@ -293,6 +293,8 @@ class Link:
     def _why(self, connection: Connection, reason: ConnectionClosed) -> str:
         if reason.reason == b"handshake timeout":
             return f"no answer within {self._engine.config.connect_timeout_ms / 1000:g} s"
+        if reason.reason == b"refused":
+            return "nobody listens there (ICMP port unreachable)"
         if (
             reason.code == QuicErrorCode.PROTOCOL_VIOLATION
             and connection.stats().get("packets_received") == 0

@@ -1,18 +1,19 @@
 # What makes drivers.py compiled: every wake-up of a server passes here.
 
 cimport cython
+from libc.stdint cimport int64_t
 from quiche_h3._core.endpoint cimport Endpoint
 
 
 cdef class Driver:
     cdef readonly Endpoint endpoint
     cdef public object after_turn
-    cdef object _armed
+    cdef int64_t _armed
     cdef bint _watching_writes
 
     cpdef _readable(self, Py_ssize_t index)
     cpdef _timer_fired(self)
-    @cython.locals(endpoint=Endpoint, again=bint, blocked=bint)
+    @cython.locals(endpoint=Endpoint, again=bint, blocked=bint, at=int64_t, retry=int64_t)
     cpdef _turn(self)
 
 

@@ -100,12 +100,12 @@ class Driver:
         if again:
             self.soon()
             return
-        at = endpoint.deadline()
+        at = endpoint.due_at()
         if blocked:
             retry = time.monotonic_ns() + _BLOCKED_RETRY_NS
-            at = retry if at is None else min(at, retry)
+            at = min(at, retry) if at else retry
         # A timer that is due earlier finds out by itself that the deadline has moved: most only move away.
-        if at is not None and (not self._armed or at < self._armed):
+        if at and (not self._armed or at < self._armed):
             self._armed = at
             self._arm(at)
 
@@ -155,8 +155,10 @@ class LibevDriver(Driver):
         return timer
 
     def _io_callback(self, index: int) -> Callable[[ev.Io, int], None]:
+        read = ev.READ
+
         def ready(watcher: ev.Io, events: int) -> None:
-            if events & ev.READ:
+            if events & read:
                 self._readable(index)
             else:
                 self._turn()

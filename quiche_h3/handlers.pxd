@@ -1,6 +1,7 @@
 # What makes handlers.py compiled: the dispatcher's slots. Exchanges stay ordinary objects.
 
 cimport cython
+from quiche_h3._core.streams cimport RequestStream
 from quiche_h3.request cimport Request
 from quiche_h3.response cimport Response
 
@@ -22,11 +23,13 @@ cdef class Dispatcher:
     cdef list _own_fields
     cdef dict _exact
     cdef Py_ssize_t _queue_limit
+    cdef Py_ssize_t _active_limit
+    cdef Py_ssize_t _body_limit
     cdef bint _log_all
     cdef public bint raw_datagrams
 
     # The stream is one of HTTP/3 or of HTTP/0.9, and so are its fields.
     @cython.locals(
         request=Request, response=Response, table=dict, method=bytes, target=bytes, path=bytes, kind=int, arity=int)
-    cpdef request(self, stream)
-    cpdef admit(self, stream)
+    cpdef request(self, RequestStream stream)
+    cpdef admit(self, RequestStream stream)

@@ -90,6 +90,8 @@ class Dispatcher:
         self._own_fields = [(b"server", config.server_header.encode())] if config.server_header else []
         self._exact = router.exact
         self._queue_limit = config.max_response_queue_bytes
+        self._active_limit = config.max_active_requests_per_conn
+        self._body_limit = config.max_request_body_size
         self._log_all = config.access_log
         self.raw_datagrams = False  # the program takes raw ones: what no handler asked for is raw
 
@@ -218,9 +220,8 @@ class Dispatcher:
 
     def admit(self, stream: Stream) -> None:
         """Raises what stands in the way of a request: the limits of its connection, its content-length."""
-        config = self.config
-        limit = config.max_active_requests_per_conn
-        if limit and len(stream.http3.streams) >= limit:
+        limit = self._active_limit
+        if limit and len(stream.protocol().streams) >= limit:
             self.rejected += 1
             log.warning("connection %d has %d requests in flight: answering 503", stream.connection.id, limit)
             raise ServiceUnavailable("too many requests in flight on this connection")
@@ -228,7 +229,7 @@ class Dispatcher:
         if length > 0:
             if not stream.receiving:
                 raise BadRequest("there is no body, but a content-length")  # RFC 9114 4.1.2
-            if length > config.max_request_body_size:
+            if length > self._body_limit:
                 raise PayloadTooLarge("the body is larger than max_request_body_size")
 
     @staticmethod

@@ -1,11 +1,14 @@
 # What makes response.py compiled: typed slots and direct calls on the path of every response.
 
+from quiche_h3._core.streams cimport RequestStream
+
 cdef class Drain:
     cdef object _response
 
 cdef class Response:
     cdef readonly object request
     cdef public object _stream
+    cdef RequestStream _direct          # the same, where it is no stand-in of another thread or a session
     cdef object _exchange
     cdef public list _headers
     cdef public int _status
@@ -22,6 +25,7 @@ cdef class Response:
     cdef bint _has(self, bytes name) except -1
     cpdef add_pairs(self, list pairs)
     cdef _send_head(self, bint fin)
+    cdef _enqueue(self, bytes data, bint fin)
     cdef _start_body(self, bytes chunk)
     cdef _check_initial(self)
     cdef _check_bodiless(self, bytes chunk)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from ._core.streams import RequestStream
 from .datagrams import AsyncDatagrams
 from .errors import (
     HeaderInvalid,
@@ -79,6 +80,7 @@ class Response:
 
     __slots__ = (
         "_deferred",
+        "_direct",
         "_exchange",
         "_head_only",
         "_headers",
@@ -102,6 +104,7 @@ class Response:
         self.request = request
         """The request this answers."""
         self._stream = stream
+        self._direct = stream if isinstance(stream, RequestStream) else None
         self._exchange = exchange
         self._limit = limit
         self._head_only = head_only
@@ -189,7 +192,7 @@ class Response:
             raise StreamBlocked(
                 f"{self._stream.pending} bytes wait to be sent: await write_all(), or yield the chunks"
             )
-        self._stream.enqueue(chunk)
+        self._enqueue(chunk, False)
         return READY if self._stream.pending < self._limit else Drain(self)
 
     def when_drained(self, callback: Callable[[], None]) -> None:
@@ -214,12 +217,12 @@ class Response:
                 chunk = b""
             self._send_head(not chunk and not self.hold_fin)
             if chunk:
-                self._stream.enqueue(chunk, not self.hold_fin)
+                self._enqueue(chunk, not self.hold_fin)
         elif self._head_only or not chunk:
             if not self.hold_fin:
                 self._stream.finish()
         else:
-            self._stream.enqueue(chunk, not self.hold_fin)
+            self._enqueue(chunk, not self.hold_fin)
         self.ended = True
 
     def send_trailers(self, trailers: HeaderItems) -> None:
@@ -458,8 +461,17 @@ class Response:
         self._send_head(False)
 
     def _send_head(self, fin: bool) -> None:
-        self._stream.send_headers(self._headers, fin)
+        if self._direct is not None:
+            self._direct.send_headers(self._headers, fin)
+        else:
+            self._stream.send_headers(self._headers, fin)
         self.headers_sent = True
+
+    def _enqueue(self, data: bytes, fin: bool) -> None:
+        if self._direct is not None:
+            self._direct.enqueue(data, fin)
+        else:
+            self._stream.enqueue(data, fin)
 
 
 def _as_bytes(data: Data) -> bytes:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from quiche_h3 import H3ErrorCode, Request, Response, Server, ServerConfig
@@ -34,6 +35,14 @@ def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def silence(host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """The URL of a port that takes every datagram and answers none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((host, port))
+        yield "https://{}:{}".format(*silent.getsockname())
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:

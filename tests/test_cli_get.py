@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from cli_support import CLEAN, COMMAND, run
-from client_support import MIB, Application, blocks, eventually
+from client_support import MIB, Application, blocks, eventually, silence
 
 from quiche_h3 import Request, Response, Server, ServerConfig, make_dev_certificate
 from quiche_h3.cli_progress import Progress, show_size
@@ -392,7 +392,7 @@ def test_failures(
     ("url", "code", "message"),
     [
         ("https://name.invalid/", 6, "the name name.invalid has no address"),
-        ("https://127.0.0.1:9/", 28, "no connection to 127.0.0.1:9: no answer from 127.0.0.1 within 0.3 s"),
+        ("https://127.0.0.1:9/", 7, "no connection to 127.0.0.1:9: nobody listens there"),
         ("http://localhost/", 2, "'http://localhost/' is not a URL that starts with https://"),
         ("localhost", 2, "'localhost' is not a URL that starts with https://"),
     ],
@@ -402,6 +402,14 @@ def test_nobody_there(url: str, code: int, message: str) -> None:
     done = run("get", url, QUICHE_H3_CONNECT_TIMEOUT_MS="300")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
     assert message in done.stderr
+
+
+def test_no_answer() -> None:
+    """Nor one that says nothing."""
+    with silence() as silent:
+        done = run("get", silent, QUICHE_H3_CONNECT_TIMEOUT_MS="300")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (28, "", 1)
+    assert "no answer from 127.0.0.1 within 0.3 s" in done.stderr
 
 
 def test_full_stdout(url: str) -> None:

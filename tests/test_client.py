@@ -12,11 +12,23 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from client_support import BLOCK, KIB, MIB, Application, blocks, digest, eventually, free_port, streams
+from client_support import (
+    BLOCK,
+    KIB,
+    MIB,
+    Application,
+    blocks,
+    digest,
+    eventually,
+    free_port,
+    silence,
+    streams,
+)
 
 import quiche_h3
 from quiche_h3 import (
@@ -425,21 +437,36 @@ def test_wrong_configuration(tmp_path: Path) -> None:
 def test_no_answer() -> None:
     """A server that is silent: ConnectError within the time given, and no thread is left."""
     begin = time.monotonic()
-    with pytest.raises(ConnectError, match=r"no answer from 127\.0\.0\.1 within 0\.2 s"):
-        quiche_h3.connect("https://127.0.0.1:9", timeout=0.2)
-    with pytest.raises(ConnectError, match=r"no answer"):
-        quiche_h3.connect("https://127.0.0.1:9", config=ClientConfig(connect_timeout_ms=200))
+    with silence() as url:
+        with pytest.raises(ConnectError, match=r"no answer from 127\.0\.0\.1 within 0\.2 s"):
+            quiche_h3.connect(url, timeout=0.2)
+        with pytest.raises(ConnectError, match=r"no answer"):
+            quiche_h3.connect(url, config=ClientConfig(connect_timeout_ms=200))
     assert time.monotonic() - begin < 5
     assert not client_threads()
 
 
-def test_second_address(monkeypatch: pytest.MonkeyPatch, app: Application) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of ICMP without a connected socket")
+def test_nobody_listens() -> None:
+    """ICMP port unreachable ends the attempt at once."""
+    begin = time.monotonic()
+    with pytest.raises(ConnectError, match="nobody listens there"):
+        quiche_h3.connect(f"https://127.0.0.1:{free_port()}", timeout=30)
+    assert time.monotonic() - begin < 5
+    assert not client_threads()
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_second_address(silent: bool, monkeypatch: pytest.MonkeyPatch, app: Application) -> None:
     """Of a name's addresses the first that answers is taken, soon after the silent one (RFC 8305 5)."""
     port = app.server.address.port
     found = [(2, 2, 17, "", ("127.0.0.99", port)), (2, 2, 17, "", ("127.0.0.1", port))]
     monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: found)
     begin = time.monotonic()
-    with quiche_h3.connect(f"https://two.example:{port}", verify=False) as client:
+    with (
+        silence("127.0.0.99", port) if silent else nullcontext(),
+        quiche_h3.connect(f"https://two.example:{port}", verify=False) as client,
+    ):
         assert client.info.address[0] == "127.0.0.1"
         assert client.get("/hello").status == 200
     assert time.monotonic() - begin < 5

@@ -219,15 +219,19 @@ def test_sighup_reloads(tmp_path: Path) -> None:
         finally:
             server.stop()
 
-    with logged() as errors:
-        errors.clear()
-        thread = threading.Thread(target=client)
-        server.on_startup(thread.start)
-        server.run()
-        thread.join()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
+    try:
+        with logged() as errors:
+            errors.clear()
+            thread = threading.Thread(target=client)
+            server.on_startup(thread.start)
+            server.run()
+            thread.join()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert seen == [True, "Hello"]
     assert next(r for r in errors if r.levelname == "ERROR").getMessage().startswith("SIGHUP")
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 # Session tickets

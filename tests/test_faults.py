@@ -289,6 +289,30 @@ def test_no_descriptors_left(tmp_path: Path) -> None:
     assert talk(server, scenario) == (503, 200, 200)
 
 
+def test_no_memory_left() -> None:
+    """RLIMIT_AS: what a handler cannot have is its own 500, and the next request has all it needs."""
+    server = make_server()
+
+    def greedy() -> bytes:
+        return bytes(1 << 30)
+
+    server.get("/greedy")(greedy)
+    server.get("/")(lambda: "hello")
+
+    async def scenario(client: AioquicClient) -> list[int]:
+        return [(await client.get(path)).status for path in ("/greedy", "/", "/greedy", "/")]
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (256 << 20), hard))
+    try:
+        with logged("quiche_h3") as records:
+            assert talk(server, scenario) == [500, 200, 500, 200]
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert len([record for record in records if record.exc_info and record.exc_info[0] is MemoryError]) == 2
+
+
 @pytest.fixture
 def small_files() -> Iterator[None]:
     """As on a full disk: no file of this process grows beyond 64 KiB."""

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,35 @@ def scenario_of(url: str, scenario: Callable[[AioquicClient], Awaitable[None]]) 
             await scenario(client)
 
     asyncio.run(run())
+
+
+def test_suspended() -> None:
+    """SIGSTOP, SIGCONT: each connection whose time has passed ends once, and no timer fires for ever."""
+    run = """
+server.get("/timed-out")(lambda: str(server.export_metrics()["connections"]["timed_out"]))
+server.run()"""
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(20):
+                client = await stack.enter_async_context(client_of(program.url))
+                assert (await client.get("/")).status == 200
+            program.process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(1.0)  # the fault itself
+            before = cpu_seconds(program.process.pid)
+            program.process.send_signal(signal.SIGCONT)
+            async with client_of(program.url) as client:
+                assert (await client.get("/timed-out")).body == b"20"
+                assert (await client.get("/")).body == b"hello"
+        assert cpu_seconds(program.process.pid) - before < 0.3
+
+    with Program(run, idle_timeout_ms=500) as program:
+        asyncio.run(scenario())
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("is_async", [False, True])

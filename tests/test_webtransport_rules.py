@@ -11,7 +11,15 @@ from server_support import until
 from test_webtransport import echo, echo_by_callbacks, server_with
 from webtransport_peer import PeerSession, WebTransportClient, soon, talk
 
-from quiche_h3 import CloseInfo, DatagramTooLarge, ServerSession, WebTransportStream, WouldBlock
+from quiche_h3 import (
+    CloseInfo,
+    DatagramTooLarge,
+    Request,
+    Response,
+    ServerSession,
+    WebTransportStream,
+    WouldBlock,
+)
 from quiche_h3.capsules import encode_capsule, encode_varint
 from quiche_h3.webtransport_codes import from_wire, to_wire
 
@@ -85,6 +93,29 @@ def test_streams_that_wait_in_vain() -> None:
 
     talk(server, scenario)
     assert server.export_metrics()["webtransport"]["streams_refused"] == 2
+
+
+@pytest.mark.parametrize("protocol", [b"webtransport", None], ids=["session", "tunnel"])
+def test_trailers_on_the_stream_of_a_connect(protocol: bytes | None) -> None:
+    """RFC 9114 4.4: nothing but DATA frames."""
+    server = server_with(echo)
+
+    @server.route("CONNECT", "")
+    async def tunnel(req: Request, res: Response) -> None:
+        res.write(b"open")
+        assert not [chunk async for chunk in req.body]
+
+    async def scenario(client: WebTransportClient) -> None:
+        ordinary: dict[bytes, bytes | None] = (
+            {} if protocol else {b":scheme": None, b":path": None, b":protocol": None}
+        )
+        session = client.connect_session("/wt", head=ordinary)
+        assert await session.status() == 200
+        client.http.send_headers(session.id, [(b"x", b"y")], True)
+        client.transmit()
+        assert await soon(client.closed_with) == 0x105
+
+    talk(server, scenario)
 
 
 def test_the_last_datagrams_before_the_close() -> None:

@@ -1,5 +1,5 @@
 cimport cython
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from quiche_h3._core.admission cimport Admission
 from quiche_h3._core.connection cimport Connection, Gate, conn_t, deadlines
 from quiche_h3._core.libquiche cimport quiche_path_event
@@ -65,7 +65,9 @@ cdef class Endpoint:
     cdef uint64_t handshake_limit       # bytes a client may send before its handshake is complete
 
     cpdef bint receive(self, int index) except -1
+    cdef int take_refusals(self, UdpSocket sock) except -1
     cpdef deadline(self, Connection connection=*)
+    cpdef int64_t due_at(self)
     cpdef bint turn(self) except -1
     cpdef handle(self)
     cdef void mark(self, conn_t *c) noexcept nogil

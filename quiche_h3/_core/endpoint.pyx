@@ -9,7 +9,7 @@ import logging
 import os
 
 from libc.stdlib cimport free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strlen
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from quiche_h3._core.connection cimport (
     DEADLINE_NONE, PREFERENCE_PROBED, PREFERENCE_SETTLED, deadlines_next, deadlines_remove, deadlines_set,
@@ -41,6 +41,12 @@ def _forked():
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+cdef void give_up(conn_t *c, uint64_t code, const char *why) noexcept nogil:
+    """Closes a handshake that leads nowhere: what is left to send goes, then the connection."""
+    c.given_up = c.closing = True
+    quiche_conn_close(c.quic, False, code, <const uint8_t *>why, strlen(why))
 
 
 cdef class Endpoint:
@@ -139,7 +145,19 @@ cdef class Endpoint:
                     n = -1
         finally:
             self.gate.shut = False
+        if u.errors_wait:
+            self.take_refusals(sock)
         return n < 0
+
+    cdef int take_refusals(self, UdpSocket sock) except -1:
+        """Ends the handshakes with peers of which ICMP says that nobody listens. Later it is nobody's word."""
+        cdef Connection conn
+        refusals = sock.refusals()
+        for conn in list(self.connections.values()) if refusals else ():
+            if conn.c.sock == &sock.u and not conn.c.established and conn.peer_address in refusals:
+                give_up(&conn.c, 0, b"refused")
+                self.mark(&conn.c)
+        return 0
 
     def receive_udp_payload(self, int index, bytes payload, peer, local=None):
         """Hands over one udp payload that came some other way than through the socket."""
@@ -214,9 +232,8 @@ cdef class Endpoint:
             n -= 1
         c.handshake_bytes += n
         if c.handshake_bytes > self.handshake_limit and not c.given_up:
-            c.given_up = c.closing = True
             self.n.handshake_overruns += 1
-            quiche_conn_close(c.quic, False, 0x02, b"handshake too long", 18)
+            give_up(c, 0x02, b"handshake too long")
 
     cdef conn_t *unknown_packet(self, udp_socket *u, udp_message *m, packet_header *h,
                                 uint8_t *data, size_t n) noexcept with gil:
@@ -319,6 +336,11 @@ cdef class Endpoint:
         at = deadlines_next(&self.due) if connection is None else connection.c.due.at
         return None if at == DEADLINE_NONE else at
 
+    cpdef int64_t due_at(self):
+        """`deadline()` for drivers: 0 for never."""
+        at = deadlines_next(&self.due)
+        return 0 if at == DEADLINE_NONE else <int64_t>at
+
     cpdef bint turn(self) except -1:
         """Expired deadlines, then events and handlers of every touched connection, then one send pass.
 
@@ -328,7 +350,7 @@ cdef class Endpoint:
         cdef conn_t *c
         cdef conn_t *head
         cdef conn_t *next_c
-        cdef list closed = []
+        cdef list closed = None
         if self.in_turn:
             raise RuntimeError("turn() was called from a handler")
         self.check_process()
@@ -350,6 +372,8 @@ cdef class Endpoint:
             while c != NULL:
                 next_c = c.next_dirty
                 if quiche_conn_is_closed(c.quic) or c.given_up:
+                    if closed is None:
+                        closed = []
                     closed.append(<Connection>c.owner)
                 else:
                     c.dirty = False
@@ -358,8 +382,9 @@ cdef class Endpoint:
                         self.mark(c)
                 c = next_c
             # Last, for the application may touch any connection now, also those that the loop above walked.
-            for conn in closed:
-                self.retire(conn)
+            if closed is not None:
+                for conn in closed:
+                    self.retire(conn)
         finally:
             self.in_turn = False
         if self.interrupt is not None:
@@ -414,8 +439,7 @@ cdef class Endpoint:
             c = <conn_t *>self.due.items[0]
             deadlines_remove(&self.due, &c.due)
             if not c.established and self.now - c.created_at >= self.settings.handshake_timeout_ns:
-                c.given_up = c.closing = True
-                quiche_conn_close(c.quic, False, 0, b"handshake timeout", 17)
+                give_up(c, 0, b"handshake timeout")
             c.unprompted = 0
             if quiche_conn_timeout_as_nanos(c.quic) == 0:
                 c.silent_timeouts += 1

@@ -54,14 +54,21 @@ cdef void fill_date(quiche_h3_header *field) noexcept:
 
 cdef int64_t announced_length(const quiche_h3_header *fields, int lengths) except -2:
     """The value of the content-length among the first `lengths` fields, -1 when there is none."""
-    cdef int64_t length = -1
-    cdef bytes value
+    cdef int64_t length = -1, value
+    cdef uint8_t digit
     for i in range(lengths):
         if fields[i].name_len == 14 and memcmp(fields[i].name, LENGTH, 14) == 0:
-            value = fields[i].value[:fields[i].value_len]
-            if length >= 0 or not value.isdigit() or len(value) > 18:
-                raise InvalidState(f"content-length: {value!r} is no length, or not the only one")
-            length = int(value)
+            value = 0 if 0 < fields[i].value_len <= 18 else -1
+            for j in range(fields[i].value_len if value == 0 else 0):
+                digit = fields[i].value[j] - 48
+                if digit > 9:
+                    value = -1
+                    break
+                value = 10 * value + digit
+            if length >= 0 or value < 0:
+                value_bytes = fields[i].value[:fields[i].value_len]
+                raise InvalidState(f"content-length: {value_bytes!r} is no length, or not the only one")
+            length = value
     return length
 
 

@@ -13,7 +13,6 @@ cdef class Hq(RequestProtocol):
 
 cdef class HqStream(RequestStream):
     cdef readonly Hq http3
-    cdef readonly object fields
     cdef bint fin_read                  # nothing more comes of the peer's half
     cdef int refusal                    # the status of an answer that is none in HTTP/0.9
     cdef bytes ahead                    # read, not yet taken: a request's line (server), an answer's first bytes

@@ -205,7 +205,7 @@ cdef class Hq(RequestProtocol):
 cdef class HqStream(RequestStream):
     """One request and its answer. The sending half is a queue, the receiving one is read by whoever handles it."""
 
-    cdef RequestProtocol protocol(self):
+    cpdef RequestProtocol protocol(self):
         return self.http3
 
     @property
@@ -315,10 +315,10 @@ cdef class HqStream(RequestStream):
 
     # Sending
 
-    def send_headers(self, list pairs, bint fin=False):
+    cpdef send_headers(self, list pairs, bint fin=False):
         """Sends nothing. An answer that is no 200 becomes a reset, where its body would end."""
         self.check_open()
-        status = next((int(value) for name, value in pairs if name == b":status"), 200)
+        status = int(dict(pairs).get(b":status", 200))
         if status >= 200:
             self.head_sent = True
             self.refusal = 0 if status < 300 else status
@@ -336,7 +336,7 @@ cdef class HqStream(RequestStream):
         self.connection.touch()
         return n
 
-    def enqueue(self, bytes data, bint fin=False):
+    cpdef enqueue(self, bytes data, bint fin=False):
         """Sends `data` now as far as it goes; keeps the rest and sends that when credit comes."""
         self.check_open()
         if not self.refusal and data:
@@ -345,7 +345,7 @@ cdef class HqStream(RequestStream):
         self.pump(False)
         self.connection.touch()
 
-    def finish(self, list trailers=None):
+    cpdef finish(self, list trailers=None):
         """Ends the sending half after what is queued. Trailers are not sent: HTTP/0.9 has none."""
         self.enqueue(b"", True)
 

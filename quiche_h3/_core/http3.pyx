@@ -302,6 +302,9 @@ cdef class Http3(Http3State):
         if stream.sealed:  # RFC 9114 4.1; quiche holds only requests to it
             self.connection.close(H3ErrorCode.H3_FRAME_UNEXPECTED, b"HEADERS after the trailers")
             return 0
+        if kind == FIELDS_TRAILERS and self.server and stream.fields.method == b"CONNECT":  # RFC 9114 4.4
+            self.connection.close(H3ErrorCode.H3_FRAME_UNEXPECTED, b"HEADERS on the stream of a CONNECT")
+            return 0
         stream.sealed = kind == FIELDS_TRAILERS
         if stream.handler is None:
             return 0

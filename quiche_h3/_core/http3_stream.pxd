@@ -1,5 +1,4 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from quiche_h3._core.fields cimport FieldSection
 from quiche_h3._core.http3_state cimport Http3State
 from quiche_h3._core.streams cimport RequestStream
 
@@ -9,7 +8,6 @@ cdef enum:
 
 cdef class Stream(RequestStream):
     cdef readonly Http3State http3
-    cdef readonly FieldSection fields   # of the request (server) or the final response (client)
     cdef object head                    # (pairs, fin) that stream credit holds back, else None
     cdef bint sealed                    # trailers have come: nothing may follow
     cdef bint broken                    # it ended, or will end, otherwise than by both FINs

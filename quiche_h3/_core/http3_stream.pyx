@@ -33,7 +33,7 @@ cdef bint peer_stopped(int64_t rc) noexcept:
 cdef class Stream(RequestStream):
     """One request stream: the receiving and the sending half, each with its own end."""
 
-    cdef RequestProtocol protocol(self):
+    cpdef RequestProtocol protocol(self):
         return self.http3
 
     def send_datagram(self, bytes payload, bint capsules=False):
@@ -147,7 +147,7 @@ cdef class Stream(RequestStream):
 
     # Sending
 
-    def send_headers(self, list pairs, bint fin=False):
+    cpdef send_headers(self, list pairs, bint fin=False):
         """Sends a field section: (name, value) bytes. A final one goes first, interim ones (1xx) before it."""
         self.check_open()
         if self.pending or self.head is not None:
@@ -249,7 +249,7 @@ cdef class Stream(RequestStream):
             self.connection.touch()
         return sent
 
-    def enqueue(self, bytes data, bint fin=False):
+    cpdef enqueue(self, bytes data, bint fin=False):
         """Sends `data` now as far as it goes; keeps a reference to the rest and sends that when credit comes."""
         cdef Py_ssize_t n, sent = 0, size = PyBytes_GET_SIZE(data)
         self.check_open()
@@ -270,7 +270,7 @@ cdef class Stream(RequestStream):
         if self.head_sent or self.head is not None:
             self.connection.touch()
 
-    def finish(self, list trailers=None):
+    cpdef finish(self, list trailers=None):
         """Ends the sending half after what is queued, with trailers when given."""
         self.check_open()
         if trailers is None:

@@ -70,8 +70,10 @@ def _reachable(address: str, dual_stack: bool) -> str:
     return address
 
 
-def open_socket(config: TransportConfig, address: str, port: int, *, dual_stack: bool = False) -> UdpSocket:
-    """One bound socket with its batch buffers."""
+def open_socket(
+    config: TransportConfig, address: str, port: int, *, dual_stack: bool = False, errors: bool = False
+) -> UdpSocket:
+    """One bound socket with its batch buffers; with `errors` ICMP tells of ports where nobody listens."""
     family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
     try:
         sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -93,6 +95,7 @@ def open_socket(config: TransportConfig, address: str, port: int, *, dual_stack:
             gro=config.gro,
             gso=config.gso,
             txtime=config.send_txtime,
+            errors=errors,
         )
     except BaseException:
         sock.close()

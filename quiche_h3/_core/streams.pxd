@@ -29,6 +29,7 @@ cdef class RequestStream:
     cdef readonly Connection connection
     cdef readonly uint64_t id
     cdef public object handler          # the exchange above: see http3.pyx for the calls it gets
+    cdef readonly object fields         # FieldSection, or HqFields: of the request (server) or the final response (client)
     cdef readonly bint receiving        # the peer may still send
     cdef readonly bint sending          # we may still send
     cdef readonly bint head_sent
@@ -41,8 +42,11 @@ cdef class RequestStream:
     cdef object trailers                # pairs to send after the queue, else None
     cdef readonly uint64_t bytes_sent
     cdef readonly uint64_t bytes_received
-    cdef RequestProtocol protocol(self)
+    cpdef RequestProtocol protocol(self)
     cpdef check_open(self)
+    cpdef send_headers(self, list pairs, bint fin=*)
+    cpdef enqueue(self, bytes data, bint fin=*)
+    cpdef finish(self, list trailers=*)
     cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2
     cdef int queue_rest(self, bytes data, Py_ssize_t sent) except -1
     cdef bint send_queue(self) except -1

@@ -90,7 +90,20 @@ cdef class RequestStream:
     def __init__(self):
         raise TypeError("streams are made by their protocol")
 
-    cdef RequestProtocol protocol(self):
+    cpdef RequestProtocol protocol(self):
+        """HTTP/3 or HTTP/0.9 on the stream's connection."""
+        raise NotImplementedError
+
+    cpdef send_headers(self, list pairs, bint fin=False):
+        """Sends a field section: (name, value) bytes."""
+        raise NotImplementedError
+
+    cpdef enqueue(self, bytes data, bint fin=False):
+        """Sends `data` now as far as it goes; keeps a reference to the rest and sends that when credit comes."""
+        raise NotImplementedError
+
+    cpdef finish(self, list trailers=None):
+        """Ends the sending half after what is queued, with trailers when given."""
         raise NotImplementedError
 
     cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2:

@@ -28,6 +28,7 @@ cdef extern from "udp_io.h" nogil:
         bint gso
         bint gro
         bint txtime
+        bint errors_wait
         sockaddr_storage bound
         socklen_t bound_len
         unsigned batch

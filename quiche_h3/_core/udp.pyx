@@ -13,14 +13,19 @@ from quiche_h3._core.libc_net cimport (
 )
 
 cdef extern from "udp_io.h" nogil:
-    bint udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bint gro, bint gso, bint txtime)
+    bint udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bint gro, bint gso, bint txtime,
+                  bint errors)
     void udp_free(udp_socket *u)
     int udp_receive(udp_socket *u)
     bint udp_received_message(udp_socket *u, int i, udp_message *out)
+    int udp_refused(udp_socket *u, sockaddr_storage *to)
     uint8_t *udp_reserve(udp_socket *u)
     void udp_commit(udp_socket *u, size_t len, size_t segment, const sockaddr_storage *from_,
                     socklen_t from_len, const sockaddr_storage *to, socklen_t to_len, uint64_t at, uint8_t ecn)
     int udp_flush(udp_socket *u)
+
+cdef enum:
+    MAX_ERRORS = 256                    # taken at once; the kernel keeps no more than the receive buffer holds
 
 log = logging.getLogger("quiche_h3")
 
@@ -97,13 +102,15 @@ cdef class UdpSocket:
         memset(&self.u, 0, sizeof(self.u))
         self.u.fd = -1
 
-    def __init__(self, sock=None, *, batch=16, slot=65536, gro=True, gso=True, txtime=False, memory=None):
+    def __init__(self, sock=None, *, batch=16, slot=65536, gro=True, gso=True, txtime=False, errors=False,
+                 memory=None):
         self._socket = sock
         if memory is not None:
             self.u.bound_len = to_sockaddr(memory[0], memory[1], &self.u.bound)
         elif sock is not None:
             sock.setblocking(False)
-        if not udp_init(&self.u, -1 if sock is None else sock.fileno(), batch, slot, gro, gso, txtime):
+        if not udp_init(&self.u, -1 if sock is None else sock.fileno(), batch, slot, gro, gso, txtime,
+                        errors):
             raise MemoryError("no memory for the UDP buffers")
         if sock is not None and gso and not self.u.gso:
             log.info("UDP GSO is not available here: packets are sent one by one")
@@ -149,6 +156,19 @@ cdef class UdpSocket:
         self.u.first = self.u.count = 0
         self.u.used = 0
         return out
+
+    def refusals(self):
+        """Takes the ICMP errors that wait (with `errors`): (host, port) of each peer where nobody listens."""
+        cdef sockaddr_storage to
+        cdef int refused
+        found = set()
+        for _ in range(MAX_ERRORS):
+            refused = udp_refused(&self.u, &to)
+            if refused < 0:
+                break
+            if refused:
+                found.add(address_of(&to))
+        return found
 
     def note_fallback(self):
         """Says once in the log that the kernel refused segmentation while running."""

@@ -14,6 +14,7 @@
 #include <netinet/udp.h>
 
 #ifdef __linux__
+#include <linux/errqueue.h>
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
 #endif
@@ -90,8 +91,13 @@ static void set_options(udp_socket *u)
     } txtime = {CLOCK_MONOTONIC, 0};
     if (u->txtime && setsockopt(u->fd, SOL_SOCKET, SO_TXTIME, &txtime, sizeof txtime) != 0)
         u->txtime = false;
+    if (u->errors) {
+        set_int(u->fd, IPPROTO_IP, IP_RECVERR, 1);
+        if (v6)
+            set_int(u->fd, IPPROTO_IPV6, IPV6_RECVERR, 1);
+    }
 #else
-    u->gro = u->gso = u->txtime = false;
+    u->gro = u->gso = u->txtime = u->errors = false;
 #endif
 }
 
@@ -102,13 +108,14 @@ static bool is_wildcard(const struct sockaddr_storage *a)
     return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)a)->sin6_addr);
 }
 
-bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso, bool txtime)
+bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso, bool txtime, bool errors)
 {
     u->fd = fd;
     u->batch = batch;
     u->gro = gro;
     u->gso = gso;
     u->txtime = txtime;
+    u->errors = errors;
     u->arena = (uint8_t *)malloc(UDP_SEND_ARENA);
     u->messages = (udp_message *)calloc(UDP_SEND_MESSAGES, sizeof(udp_message));
     if (!u->arena || !u->messages)
@@ -204,12 +211,41 @@ int udp_receive(udp_socket *u)
     do
         n = receive_many(u->fd, r->headers, u->batch);
     while (n < 0 && errno == EINTR);
+    u->errors_wait = u->errors && n < 0;
     if (n < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK)
             u->receive_errors++; /* e.g. ECONNREFUSED from an ICMP message: the socket itself is well */
         return 0;
     }
     return n;
+}
+
+int udp_refused(udp_socket *u, struct sockaddr_storage *to)
+{
+#ifdef __linux__
+    union {
+        struct cmsghdr align;
+        uint8_t bytes[CMSG_SPACE(sizeof(struct sock_extended_err) + sizeof(struct sockaddr_in6)) + 64];
+    } control;
+    struct msghdr m = {.msg_name = to,
+                       .msg_namelen = sizeof *to,
+                       .msg_control = &control,
+                       .msg_controllen = sizeof control};
+    if (recvmsg(u->fd, &m, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+        return -1;
+    for (struct cmsghdr *h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
+        if (!(h->cmsg_level == IPPROTO_IP && h->cmsg_type == IP_RECVERR) &&
+            !(h->cmsg_level == IPPROTO_IPV6 && h->cmsg_type == IPV6_RECVERR))
+            continue;
+        struct sock_extended_err error;
+        memcpy(&error, CMSG_DATA(h), sizeof error);
+        return error.ee_errno == ECONNREFUSED && error.ee_origin != SO_EE_ORIGIN_LOCAL;
+    }
+    return 0;
+#else
+    (void)u, (void)to;
+    return -1;
+#endif
 }
 
 static void set_local_v4(udp_socket *u, udp_message *m, const struct in_addr *a)
@@ -410,6 +446,8 @@ static int send_failed(udp_socket *u, int error, size_t unit)
         u->gso_fallbacks++;
         return UDP_SEND_OK;
     }
+    if (u->errors && error == ECONNREFUSED)
+        return UDP_SEND_OK; /* ICMP about an earlier message, told once: this one has not been tried */
     /* EMSGSIZE, EPERM, ENETUNREACH, ...: to QUIC these bytes are packets lost on the way. */
     u->send_errors[error > 0 && error < UDP_MAX_ERRNO ? error : 0]++;
     advance(u, unit);

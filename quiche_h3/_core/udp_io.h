@@ -30,6 +30,8 @@ typedef struct {
     bool wildcard; /* bound to no particular address: IP_PKTINFO tells and sets the local one */
     bool gso, gro;
     bool txtime; /* the kernel (its fq queue) keeps each message until its time */
+    bool errors; /* ICMP errors are kept for udp_refused(), Linux only */
+    bool errors_wait; /* some may be there: the last receive found no datagram */
     struct sockaddr_storage bound;
     socklen_t bound_len;
 
@@ -53,12 +55,15 @@ enum { UDP_SEND_OK = 0, UDP_SEND_BLOCKED = 1, UDP_SEND_NO_BUFFERS = 2 };
 
 /* Allocates the buffers and sets the options of a bound, non-blocking socket (or fd -1). One received message has
  * room for `slot` bytes. False: out of memory. */
-bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso, bool txtime);
+bool udp_init(udp_socket *u, int fd, unsigned batch, size_t slot, bool gro, bool gso, bool txtime, bool errors);
 void udp_free(udp_socket *u);
 
 /* Receives one batch. Returns the number of messages (udp_received_message() reads them), 0 when there is none. */
 int udp_receive(udp_socket *u);
 bool udp_received_message(udp_socket *u, int i, udp_message *out);
+
+/* Takes one of the errors that wait. 1: nobody listens at `to` (ICMP port unreachable); 0: another error; -1: none. */
+int udp_refused(udp_socket *u, struct sockaddr_storage *to);
 
 /* Room for one train of packets, or NULL while the socket is blocked. */
 uint8_t *udp_reserve(udp_socket *u);

@@ -43,7 +43,9 @@ cdef class Tunnel:
             self.session._headers(fields)
 
     def on_trailers(self, fields):
-        pass
+        """Of the server (a client's do not come so far): only DATA frames are permitted (RFC 9114 4.4)."""
+        self.session.stream.connection.close(
+            H3ErrorCode.H3_FRAME_UNEXPECTED, b"HEADERS on the stream of a CONNECT")
 
     def on_readable(self):
         self.session._capsules()

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from server_support import logged
 
 from quiche_h3._core.endpoint import Endpoint
 from quiche_h3._core.http3_stream import Stream
@@ -233,6 +234,51 @@ def test_what_the_network_refuses_is_lost_and_counted(certificate: SimpleNamespa
     assert not endpoint.blocked
     receiver.close()
     server.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of ICMP without a connected socket")
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=ipv6)])
+def test_a_port_where_nobody_listens(real: Callable[..., Real], host: str) -> None:
+    """ICMP port unreachable ends a handshake, and no connection: it is not authentic (RFC 9000 14.2.1)."""
+    server, client = UdpSocket(bound(host)), UdpSocket(bound(host), errors=True)
+    pair = real([server], client)
+    with contextlib.closing(bound(host)) as gone:
+        address = gone.getsockname()[:2]
+    refused = pair.client.connect(0, address, "localhost")
+    pair.run(lambda: refused.closed, 5)
+    assert refused.close_reason is not None
+    assert refused.close_reason.reason == b"refused"
+    pair.fetch(server.address)
+    (connection,) = pair.client.connections.values()
+    before = client.counters()["recv_errors"]
+    server.close()
+    until = time.monotonic() + 5
+    while client.counters()["recv_errors"] == before:
+        assert time.monotonic() < until
+        connection.send_ping()
+        pair.client.turn()
+        select.select([client.fileno()], [], [], 0.1)
+        pair.client.receive(0)
+    assert not connection.closed
+    assert client.counters()["send_errors"] == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="UDP GSO is Linux's")
+def test_segmentation_that_is_refused(real: Callable[..., Real]) -> None:
+    """The kernel refuses GSO in mid-transfer: each packet goes by itself, none is lost; it is said once."""
+    sock = bound()
+    sock.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK: the kernel segments nothing without checksums
+    server = UdpSocket(sock, gso=True)
+    pair = real([server], UdpSocket(bound(RCVBUF=8 << 20)))
+    body = random.Random(6).randbytes(1_000_000)
+    pair.server_app.answer_with(body)
+    with logged("quiche_h3") as records:
+        for _ in range(2):
+            assert pair.fetch(server.address).body == body
+    counters = server.counters()
+    assert (counters["gso_fallbacks"], counters["send_errors"]) == (1, {})
+    assert [accepted.stats()["packets_lost"] for accepted in pair.server_app.opened] == [0, 0]
+    assert len([record for record in records if "GSO" in record.getMessage()]) == 1
 
 
 def test_packets_larger_than_the_path_takes(real: Callable[..., Real], certificate: SimpleNamespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from client_support import silence
 
 import quiche_h3
 from quiche_h3 import AsyncHTTPX3Transport, HTTPX3Transport, Request, Response, Server, ServerConfig
@@ -151,8 +152,10 @@ def test_errors(client: httpx.Client, url: str, certificate: Certificate) -> Non
     assert client.get("/status/200").text == "status 200"
     with pytest.raises(httpx.UnsupportedProtocol):
         client.get(url.replace("https", "http"))
-    with pytest.raises(httpx.ConnectTimeout):
-        client.get("https://127.0.0.1:9/", timeout=0.1)
+    with silence() as silent, pytest.raises(httpx.ConnectTimeout):
+        client.get(silent, timeout=0.1)
+    with pytest.raises(httpx.ConnectError, match="nobody listens there"):
+        client.get("https://127.0.0.1:9/", timeout=30)
     with (
         httpx.Client(transport=HTTPX3Transport()) as stranger,
         pytest.raises(httpx.ConnectError, match="certif"),

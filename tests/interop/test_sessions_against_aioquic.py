@@ -17,6 +17,8 @@ from aioquic.quic.events import QuicEvent, StreamReset
 from quiche_h3 import (
     ClientSession,
     CloseInfo,
+    ConnectionClosed,
+    H3ErrorCode,
     SessionRejected,
     WebTransportStreamReset,
     aconnect_webtransport,
@@ -34,7 +36,7 @@ class Site(QuicConnectionProtocol):
 
     /echo: datagrams and bidirectional streams come back; a unidirectional one comes back on one of ours;
     /push: opens a stream of each kind; /close: ends the session by a capsule; /reset: resets streams with 12;
-    anything else is refused with 404.
+    /trailers: sends trailers on the CONNECT stream, which it may not; anything else is refused with 404.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -59,13 +61,15 @@ class Site(QuicConnectionProtocol):
 
     def begin(self, session_id: int, fields: dict[bytes, bytes]) -> None:
         path = self.paths[session_id] = fields[b":path"].decode()
-        known = path in ("/echo", "/push", "/close", "/reset")
+        known = path in ("/echo", "/push", "/close", "/reset", "/trailers")
         status = b"200" if known and fields[b":protocol"] == b"webtransport" else b"404"
         self.http.send_headers(session_id, [(b":status", status)], status != b"200")
         if path == "/close":
             self.http.send_data(
                 session_id, encode_capsule(0x2843, (4242).to_bytes(4, "big") + b"enough"), True
             )
+        elif path == "/trailers":
+            self.http.send_headers(session_id, [(b"x", b"y")], True)
         elif path == "/push":
             for uni in (False, True):
                 stream_id = self.http.create_webtransport_stream(session_id, uni)
@@ -145,6 +149,17 @@ def test_closed_by_the_server(certificate: Certificate) -> None:
         return await session.wait_closed()
 
     assert with_session(certificate, "/close", scenario) == CloseInfo(4242, "enough", True)
+
+
+def test_trailers_of_the_server(certificate: Certificate) -> None:
+    """RFC 9114 4.4: nothing but DATA frames on the stream of a CONNECT."""
+
+    async def scenario(session: ClientSession) -> CloseInfo:
+        return await session.wait_closed()
+
+    error = with_session(certificate, "/trailers", scenario).error
+    assert isinstance(error, ConnectionClosed)
+    assert (error.code, error.remote) == (H3ErrorCode.H3_FRAME_UNEXPECTED, False)
 
 
 def test_reset_by_the_server(certificate: Certificate) -> None:

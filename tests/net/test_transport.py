@@ -11,8 +11,11 @@ import asyncio
 import datetime
 import json
 import os
+import select
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -327,6 +330,63 @@ def test_keep_alive_holds_a_binding(site: Server) -> None:
         ):
             eventually(lambda: idle.closed, 5)
             download(kept, KIB)
+
+
+class SwappedAddresses:
+    """Carries two clients' datagrams to one server, each from an address of its own, which they can swap."""
+
+    def __init__(self, upstream: tuple[str, int]) -> None:
+        self.near, self.far = ([self.bound() for _ in range(2)] for _ in range(2))
+        self.upstream = upstream
+        self.clients: dict[socket.socket, Any] = {}
+        self.swapped = False
+        self.wake, self.stop = socket.socketpair()
+        self.thread = threading.Thread(target=self.run)
+
+    @staticmethod
+    def bound() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", 0))
+        return sock
+
+    def run(self) -> None:
+        while True:
+            ready, _, _ = select.select([*self.near, *self.far, self.wake], [], [])
+            for sock in ready:
+                if sock is self.wake:
+                    return
+                data, source = sock.recvfrom(65_536)
+                far = self.far[::-1] if self.swapped else self.far
+                if sock in self.near:
+                    self.clients[sock] = source
+                    far[self.near.index(sock)].sendto(data, self.upstream)
+                else:
+                    near = self.near[far.index(sock)]
+                    near.sendto(data, self.clients[near])
+
+    def __enter__(self) -> list[str]:
+        self.thread.start()
+        return [f"https://127.0.0.1:{sock.getsockname()[1]}" for sock in self.near]
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop.close()
+        self.thread.join()
+        for sock in (*self.near, *self.far, self.wake):
+            sock.close()
+
+
+def test_two_clients_swap_addresses(site: Server) -> None:
+    """RFC 9000 9.3: connections are told apart by their IDs, and each goes on where the other was."""
+    assert site.address is not None
+    swap = SwappedAddresses(("127.0.0.1", site.address.port))
+    with swap as urls, connect(urls[0]) as first, connect(urls[1]) as second:
+        before = site.export_metrics()["connections"]["migrations"]
+        for turn in range(6):
+            swap.swapped = bool(turn % 2)
+            for client in (first, second):
+                download(client, 256 * KIB)
+        assert site.export_metrics()["connections"]["migrations"] - before == 10
+        assert [first.closed, second.closed] == [False, False]
 
 
 def test_stateless_reset() -> None:

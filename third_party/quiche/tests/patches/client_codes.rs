@@ -1,6 +1,6 @@
 //! patches/0042: what a client closes the connection with.
 
-use quiche::h3::{Config, Connection, Error};
+use quiche::h3::{Config, Connection, Error, Header};
 
 use crate::pair::Pair;
 
@@ -28,6 +28,22 @@ fn goaway_with_the_id_of_no_request() {
         assert_eq!(code(&Config::new().unwrap(), CONTROL, &[7, 1, id]), Some(ID_ERROR));
     }
     assert_eq!(code(&Config::new().unwrap(), CONTROL, &[7, 1, 4]), None);
+}
+
+/// RFC 9114 section 7.2.5: no push is allowed without MAX_PUSH_ID.
+#[test]
+fn push_promise() {
+    let mut pair = Pair::established();
+    let mut client = Connection::with_transport(&mut pair.client, &Config::new().unwrap()).unwrap();
+    let get = [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
+    let get = get.map(|(name, value)| Header::new(name.as_bytes(), value.as_bytes()));
+    pair.settle();
+    let stream_id = client.send_request(&mut pair.client, &get, true).unwrap();
+    pair.settle();
+    pair.server.stream_send(stream_id, b"\x05\x03\x00\x00\x00", false).unwrap();
+    pair.settle();
+    while !matches!(client.poll(&mut pair.client), Err(Error::Done)) {}
+    assert_eq!(pair.client.local_error().unwrap().error_code, ID_ERROR);
 }
 
 /// RFC 9114 section 6.1

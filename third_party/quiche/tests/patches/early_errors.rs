@@ -1,4 +1,4 @@
-//! patches/0025: the peer is told of an error in its first packets, in a packet that it can read (RFC 9000 10.2.3).
+//! patches/0025 and 0045: the peer is told of an error in its first packets, in a packet that it can read (RFC 9000 10.2.3).
 
 use quiche::{accept, connect, ConnectionId};
 
@@ -40,6 +40,21 @@ fn client_without_handshake_keys() {
     deliver(flight(&mut pair.client), &mut pair.server);
     pair.server.close(false, 0x01, b"").unwrap();
     let packets = flight(&mut pair.server);
+    assert!(is_initial(&packets[0]));
+    deliver(packets, &mut pair.client);
+    assert_eq!(pair.client.peer_error().unwrap().error_code, 0x01);
+}
+
+/// The client has given its Initial keys up; the server does not know it yet.
+#[test]
+fn client_without_initial_keys() {
+    let mut pair = Pair::new();
+    pair.to_server();
+    pair.to_client();
+    assert!(!flight(&mut pair.client).is_empty()); // its Handshake packets, which are on their way
+    pair.server.close(false, 0x01, b"").unwrap();
+    let packets = flight(&mut pair.server);
+    assert_eq!(packets.len(), 1);
     assert!(is_initial(&packets[0]));
     deliver(packets, &mut pair.client);
     assert_eq!(pair.client.peer_error().unwrap().error_code, 0x01);

@@ -6,6 +6,7 @@ mod close_ends_sending;
 mod discard_streams;
 mod early_errors;
 mod ecn;
+mod first_readable;
 mod fragments;
 mod frames;
 mod h3_server;
