@@ -17,20 +17,14 @@ from . import ev
 from ._core import quiche_log
 from ._core.connection import Connection
 from ._core.endpoint import Endpoint
-from ._core.fields import Http3Limits
-from ._core.guard import Guard, GuardLimits
 from ._core.hq import HQ_ALPN, Hq
 from ._core.http3 import Http3
-from ._core.http3_state import Http3Counters
-from ._core.http3_stream import Stream
 from ._core.sockets import open_server_sockets
-from ._core.webtransport import WebTransport
-from ._core.webtransport_streams import WebTransportCounters
 from .config import EventBackend, ServerConfig
 from .credentials import Credentials
 from .drivers import Driver, LibevDriver
-from .errors import ConfigError, ConnectionClosed, H3ErrorCode, InvalidState
-from .events import ClosedEvent, DatagramEvent, Event
+from .errors import ConfigError, H3ErrorCode, InvalidState
+from .events import Event
 from .files import StaticDirectory
 from .handlers import Dispatcher
 from .metrics import Metrics
@@ -38,6 +32,7 @@ from .polling import PollingDispatcher
 from .request import Request
 from .response import Response
 from .routing import HandlerKind, Router
+from .server_connections import ServerConnections
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -77,11 +72,8 @@ class Server(Router):
     def __init__(self, config: ServerConfig | None = None) -> None:
         super().__init__()
         self.config = ServerConfig.gather() if config is None else config
-        self._dispatch_by(Dispatcher(self.config, self))
-        self._counters = Http3Counters()
-        self._webtransport = WebTransportCounters()
-        self._limits = _limits(self.config)
-        self._patience = GuardLimits(self.config)
+        self._app = ServerConnections()
+        self._app.configure(self.config, Dispatcher(self.config, self))
         self._endpoint: Endpoint | None = None
         self._credentials: Credentials | None = None
         self._driver: Driver | None = None
@@ -94,11 +86,8 @@ class Server(Router):
         self._busy: set[Connection] | None = None  # while draining: connections with requests in flight
         self._stop_requests = 0
         self._started = self._stopping = self._stopped = self._ended = False
-        self._events: deque[Event] | None = None  # polling mode
-        self._on_datagram: DatagramCallback | None = None
-        self._hooks: dict[str, list[Callable[..., object]]] = {
-            name: [] for name in ("connect", "close", "startup", "shutdown")
-        }
+        self._startup_hooks: list[Callable[[], object]] = []
+        self._shutdown_hooks: list[Callable[[], object]] = []
 
     # Registration beyond routes
 
@@ -107,28 +96,28 @@ class Server(Router):
 
         It gets all but those of requests whose handlers take HTTP datagrams.
         """
-        self._on_datagram = callback
-        self._dispatcher.raw_datagrams = True
+        self._app.on_datagram = lambda connection, payload: callback(self, connection, payload)
+        self._app.dispatcher.raw_datagrams = True
         return callback
 
     def on_connect(self, callback: C) -> C:
         """Decorator: `callback(connection)` when a handshake is complete."""
-        self._hooks["connect"].append(callback)
+        self._app.connect_hooks.append(callback)
         return callback
 
     def on_close(self, callback: C) -> C:
         """Decorator: `callback(connection)` when a connection is gone; `connection.close_reason` says why."""
-        self._hooks["close"].append(callback)
+        self._app.close_hooks.append(callback)
         return callback
 
     def on_startup(self, callback: F) -> F:
         """Decorator: `callback()` when the sockets are bound, before the first request."""
-        self._hooks["startup"].append(callback)
+        self._startup_hooks.append(callback)
         return callback
 
     def on_shutdown(self, callback: F) -> F:
         """Decorator: `callback()` after the last connection is gone."""
-        self._hooks["shutdown"].append(callback)
+        self._shutdown_hooks.append(callback)
         return callback
 
     def static(self, prefix: str, directory: str | os.PathLike[str], **options: Any) -> None:
@@ -147,9 +136,7 @@ class Server(Router):
         if self._endpoint is not None:
             raise InvalidState("the server is bound: its configuration stays")
         self.config = config
-        self._dispatch_by(Dispatcher(config, self))
-        self._limits = _limits(config)
-        self._patience = GuardLimits(config)
+        self._app.configure(config, Dispatcher(config, self))
 
     @property
     def address(self) -> Address:
@@ -195,14 +182,15 @@ class Server(Router):
             Path(self.config.qlog_dir).mkdir(parents=True, exist_ok=True)
         if self.config.enable_debug_logging:
             quiche_log.enable(self.config.debug_log_throttle)
-        credentials = Credentials(self.config, self._wants_webtransport())
+        self._app.webtransport = self._wants_webtransport()
+        credentials = Credentials(self.config, self._app.webtransport)
         try:
             sockets = open_server_sockets(self.config)
         except BaseException:
             credentials.close()
             raise
         self._credentials = credentials
-        endpoint = Endpoint(credentials.settings, self, server=True)
+        endpoint = Endpoint(credentials.settings, self._app, server=True)
         for sock in sockets:
             endpoint.add_socket(sock)
         self._endpoint = endpoint
@@ -266,7 +254,7 @@ class Server(Router):
         from .asyncio_driver import AsyncioDriver
 
         driver = AsyncioDriver(self._prepare())
-        self._dispatcher.spawn = driver.spawn
+        self._app.dispatcher.spawn = driver.spawn
         try:
             self._begin(driver)
             self._begin_watch(driver)
@@ -381,9 +369,9 @@ class Server(Router):
         No handler is called in this mode: the program answers each RequestEvent through its response, all
         from the one thread that polls. The first call binds, if `open()` was not called before.
         """
-        if self._events is None:
+        if self._app.events is None:
             self._begin_polling()
-        events, driver = self._events, self._driver
+        events, driver = self._app.events, self._driver
         if events is None:
             raise InvalidState("the server does not poll")
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -401,8 +389,8 @@ class Server(Router):
 
     def _begin_polling(self) -> None:
         driver = LibevDriver(self._prepare(), None, self.config.event_backend)
-        self._events = deque()
-        self._dispatch_by(PollingDispatcher(self.config, self, self._events))
+        self._app.events = events = deque[Event]()
+        self._app.dispatch_by(PollingDispatcher(self.config, self, events))
         try:
             self._begin(driver)
         except BaseException:
@@ -415,7 +403,7 @@ class Server(Router):
         Gives back what `open()` took, if the server was never run. Else it does nothing.
         """
         driver = self._driver
-        if isinstance(driver, LibevDriver) and self._events is not None:
+        if isinstance(driver, LibevDriver) and self._app.events is not None:
             self._stop_now()
             driver.run()  # until the last CONNECTION_CLOSE is out
             self._end(driver)
@@ -426,9 +414,9 @@ class Server(Router):
 
     def _begin(self, driver: Driver) -> None:
         self._driver = driver
-        self._dispatcher.post = driver.post
-        self._dispatcher.raw_datagrams = self._on_datagram is not None
-        for hook in self._hooks["startup"]:
+        self._app.dispatcher.post = driver.post
+        self._app.dispatcher.raw_datagrams = self._app.on_datagram is not None
+        for hook in self._startup_hooks:
             hook()
         driver.start()
         if self._first_visit is not None:
@@ -446,7 +434,7 @@ class Server(Router):
 
     def _handlers_work(self) -> bool:
         """Some handler runs, or has run since this was asked last."""
-        counted = self._dispatcher.counters()
+        counted = self._app.dispatcher.counters()
         before, self._started_before = self._started_before, counted["started"]
         return counted["started"] != before or counted["active"] > 0
 
@@ -457,7 +445,7 @@ class Server(Router):
         driver.close()
         self._release()
         if self._started:
-            for hook in self._hooks["shutdown"]:
+            for hook in self._shutdown_hooks:
                 hook()
 
     def _release(self) -> None:
@@ -468,7 +456,7 @@ class Server(Router):
             self._endpoint.drop_all()
             for sock in self._endpoint.sockets:
                 sock.close()
-        self._dispatcher.close()
+        self._app.dispatcher.close()
         if self._credentials is not None:
             self._credentials.close()
 
@@ -559,72 +547,6 @@ class Server(Router):
         if self._driver is not None:
             self._driver.stop()
 
-    # Calls of the endpoint and the HTTP/3 layer
-
-    def protocol(self, connection: Connection) -> Http3 | Hq:
-        """A connection may carry data: HTTP/3 starts on it, or HTTP/0.9 where that was negotiated."""
-        if connection.alpn in HQ_ALPN:
-            connection.context = hq = Hq(connection, self, server=True)
-            return hq
-        http3 = Http3(connection, self, self._limits, self._counters, server=True)
-        http3.keeps_early = self._on_datagram is None and self._events is None
-        connection.context = http3
-        connection.watch = Guard(http3, self._patience)
-        if self._credentials is not None and self._credentials.settings.webtransport:
-            WebTransport(http3, self._webtransport)
-        return http3
-
-    def connection_opened(self, connection: Connection) -> None:
-        """A handshake is complete."""
-        if self.config.server_name_required and not connection.server_name:
-            connection.close(0x100 + 112, b"a server name is required", app=False)  # unrecognized_name
-            return
-        self._call_hooks("connect", connection)
-
-    def connection_closed(self, connection: Connection) -> None:
-        """A connection is gone. One whose handshake never ended was nobody's: a stray packet makes it."""
-        if not connection.established:
-            return
-        if self._events is not None:
-            reason = connection.close_reason
-            self._events.append(
-                ClosedEvent(connection, reason if isinstance(reason, ConnectionClosed) else None)
-            )
-        self._call_hooks("close", connection)
-
-    def _call_hooks(self, name: str, connection: Connection) -> None:
-        for hook in self._hooks[name]:
-            try:
-                hook(connection)
-            except Exception:
-                log.exception("an on_%s hook failed", name)
-
-    def _dispatch_by(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self.request = (
-            dispatcher.request
-        )  # a request came in: not by way of a method, which would cost each a call
-
-    def refused(self, stream: Stream, status: int) -> None:
-        """A request came in that no handler may see."""
-        self._dispatcher.refused(stream, status)
-
-    def goaway(self, connection: Connection, stream_id: int) -> None:
-        """A client's GOAWAY speaks of pushes, and there are none (RFC 9114 5.2)."""
-
-    def datagram(self, connection: Connection, payload: bytes) -> bool:
-        """A QUIC DATAGRAM came in that is no request's. False: nobody wants it."""
-        if self._events is not None:
-            self._events.append(DatagramEvent(connection, payload))
-        elif self._on_datagram is not None:
-            try:
-                self._on_datagram(self, connection, payload)
-            except Exception:
-                log.exception("the on_datagram callback failed")
-        else:
-            return False
-        return True
-
     # For programs
 
     def send_datagram(self, connection: Connection, payload: bytes) -> None:
@@ -641,20 +563,10 @@ class Server(Router):
             endpoint,
             sockets,
             active,
-            self._counters.as_dict(),
+            self._app.counters.as_dict(),
             {
-                **self._dispatcher.counters(),
+                **self._app.dispatcher.counters(),
                 "loop_blocked": 0 if self._watchdog is None else self._watchdog.blocked,
             },
-            self._webtransport.as_dict(),
+            self._app.webtransport_counters.as_dict(),
         ).as_dict()
-
-
-def _limits(config: ServerConfig) -> Http3Limits:
-    return Http3Limits(
-        count=config.max_header_count,
-        name=config.max_header_name_length,
-        value=config.max_header_value_length,
-        total=config.max_request_headers_size,
-        path=config.max_path_length,
-    )

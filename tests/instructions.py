@@ -87,7 +87,7 @@ class Pair:
         self.app = Server(config)
         self.app.get("/hello")(hello)
         self.app.compile()
-        self.server = Endpoint(EngineSettings(config, files), self.app, server=True)
+        self.server = Endpoint(EngineSettings(config, files), self.app._app, server=True)
         self.receiver = Client()
         self.client = Endpoint(EngineSettings(ClientConfig(verify=False)), self.receiver, server=False)
         self.sockets = UdpSocket(memory=SERVER), UdpSocket(memory=CLIENT)
