@@ -112,3 +112,19 @@ fn not_before_the_handshake_is_confirmed() {
     pair.client.initiate_key_update().unwrap();
     echo(&mut pair, 0);
 }
+
+/// patches/0047: the server's HANDSHAKE_DONE comes in a packet with new keys, and the client follows.
+#[test]
+fn update_with_the_end_of_the_handshake() {
+    let mut pair = Pair::new();
+    pair.to_server();
+    pair.to_client();
+    pair.to_server();
+    assert!(pair.server.is_established());
+    assert_eq!(pair.server.initiate_key_update(), Ok(()));
+    pair.server.stream_send(3, b"new keys", true).unwrap();
+    pair.to_client();
+    assert_eq!(pair.client.stream_recv(3, &mut [0; 64]), Ok((8, true)));
+    pair.settle();
+    echo(&mut pair, 0);
+}
