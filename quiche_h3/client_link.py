@@ -291,9 +291,9 @@ class Link:
             self._limit.cancel()
 
     def _why(self, connection: Connection, reason: ConnectionClosed) -> str:
-        if reason.reason == b"handshake timeout":
+        if not reason.remote and reason.reason == b"handshake timeout":
             return f"no answer within {self._engine.config.connect_timeout_ms / 1000:g} s"
-        if reason.reason == b"refused":
+        if not reason.remote and reason.reason == b"refused":
             return "nobody listens there (ICMP port unreachable)"
         if (
             reason.code == QuicErrorCode.PROTOCOL_VIOLATION
