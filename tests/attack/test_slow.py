@@ -94,8 +94,8 @@ def test_a_response_that_nobody_reads() -> None:
     """Attack row 22: no credit for `send_stall_timeout_ms`: reset 0x10c, at most a window was ever held."""
     with make_server(send_stall_timeout_ms=300) as server:
         peer = Peer(server, max_stream_data=20 * KIB, max_data=20 * KIB).open()
-        peer.quic._remote_max_data_used = 0
-        peer.quic._local_max_data.value = 1 << 40  # it never grants more
+        for limits in ("_write_connection_limits", "_write_stream_limits"):  # it never grants more
+            setattr(peer.quic, limits, lambda builder, space, stream=None: None)
         peer.send(0, wire.get(b"/big"), True)
         peer.pump()
         wait(server, lambda: metrics(server, "http3")["stalled_responses"] == 1)
