@@ -90,12 +90,17 @@ def test_a_conversation_may_pause() -> None:
         assert peer.answer(0).body == b"firstlast"
 
 
+def grant_no_more(peer: Peer) -> None:
+    """aioquic grants credit as soon as data arrive, whether anybody reads them or not."""
+    for limits in ("_write_connection_limits", "_write_stream_limits"):
+        setattr(peer.quic, limits, lambda builder, space, stream=None: None)
+
+
 def test_a_response_that_nobody_reads() -> None:
     """Attack row 22: no credit for `send_stall_timeout_ms`: reset 0x10c, at most a window was ever held."""
     with make_server(send_stall_timeout_ms=300) as server:
         peer = Peer(server, max_stream_data=20 * KIB, max_data=20 * KIB).open()
-        for limits in ("_write_connection_limits", "_write_stream_limits"):  # it never grants more
-            setattr(peer.quic, limits, lambda builder, space, stream=None: None)
+        grant_no_more(peer)
         peer.send(0, wire.get(b"/big"), True)
         peer.pump()
         wait(server, lambda: metrics(server, "http3")["stalled_responses"] == 1)
@@ -154,7 +159,7 @@ def test_patience_without_an_end(field: str) -> None:
             "min_body_rate": wire.headers(wire.request(b"/echo", b"POST")),
             "send_stall_timeout_ms": wire.get(b"/big"),
         }[field]
-        peer.quic._local_max_data.value = 1 << 40
+        grant_no_more(peer)
         peer.send(0, whole)
         peer.pump()
         end = time.monotonic() + 0.4
