@@ -7,7 +7,7 @@ cdef class Drain:
 
 cdef class Response:
     cdef readonly object request
-    cdef public object _stream
+    cdef readonly object _stream
     cdef RequestStream _direct          # the same, where it is no stand-in of another thread or a session
     cdef object _exchange
     cdef public list _headers
@@ -19,6 +19,7 @@ cdef class Response:
     cdef public bint ended
     cdef public bint hold_fin
 
+    cpdef use(self, object stream)
     cpdef end(self, object final=*)
     cpdef finish_with(self, object result)
     cdef _end_with(self, tuple content_type, bytes body)

@@ -103,8 +103,7 @@ class Response:
     ) -> None:
         self.request = request
         """The request this answers."""
-        self._stream = stream
-        self._direct = stream if isinstance(stream, RequestStream) else None
+        self.use(stream)
         self._exchange = exchange
         self._limit = limit
         self._head_only = head_only
@@ -345,6 +344,11 @@ class Response:
     def stream(self) -> Stream:
         """The request stream."""
         return self._stream
+
+    def use(self, stream: Any) -> None:
+        """Sends on that from here on: the request stream, or what stands in for it."""
+        self._stream = stream
+        self._direct = stream if isinstance(stream, RequestStream) else None
 
     def announce_capsules(self) -> None:
         """The body will be capsules: a successful response says so (RFC 9297 3.4)."""

@@ -81,7 +81,3 @@ class SessionResponse(Response):
         """The session is there."""
         self._status = 200
         self.headers_sent = self.ended = True
-
-    def use(self, stream: Any) -> None:
-        """Sends on that from here on."""
-        self._stream = stream

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +100,15 @@ def test_polling() -> None:
     program = PROGRAMS["polling.py"].replace("dev_cert=True", f"dev_cert=True, bind_port={port}")
     with subprocess.Popen([sys.executable, "-c", program]) as process:
         try:
-            with quiche_h3.connect(f"https://127.0.0.1:{port}", verify=False) as client:
+            end = time.monotonic() + 20
+            while True:
+                try:
+                    client = quiche_h3.connect(f"https://127.0.0.1:{port}", verify=False)
+                    break
+                except quiche_h3.ConnectError:  # nobody listens there yet
+                    assert time.monotonic() < end
+                    time.sleep(0.05)
+            with client:
                 assert client.get("/some/where").text == "you asked for /some/where\n"
         finally:
             process.kill()
