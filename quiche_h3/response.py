@@ -103,6 +103,8 @@ class Response:
     ) -> None:
         self.request = request
         """The request this answers."""
+        self._stream: Stream
+        self._direct: RequestStream | None
         self.use(stream)
         self._exchange = exchange
         self._limit = limit
