@@ -44,6 +44,7 @@ cdef class WebTransport(Carrier):
         self.gone = OrderedDict()
         self.starved = []
         self.answered = []
+        self.stopped = []
         self.late_resets = {}
         self.settings_waiters = []
         self.openers = (deque(), deque())  # by kind: unidirectional, bidirectional
@@ -77,6 +78,10 @@ cdef class WebTransport(Carrier):
                 waiter()
         if self.late_resets:
             self.reset_late()
+        if self.stopped:
+            stopped, self.stopped = self.stopped, []
+            for session, error in stopped:
+                session._stopped(error)
         if idle and stream_id < 0:
             return False
         self.turn += 1

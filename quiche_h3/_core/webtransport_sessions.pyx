@@ -63,7 +63,9 @@ cdef class Tunnel:
         self.session._aborted(StreamReset(code, True))
 
     def on_stopped(self, code):
-        self.session._stopped(StreamReset(code, True))
+        # After this turn's events: the capsule that ends the session may have come in the same packet.
+        self.session.transport.stopped.append((self.session, StreamReset(code, True)))
+        self.session.stream.connection.touch()
 
     def on_closed(self, error):
         self.session._aborted(error)

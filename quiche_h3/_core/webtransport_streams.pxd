@@ -48,6 +48,7 @@ cdef class Carrier(Claims):
     cdef readonly object config
     cdef dict streams                   # stream ID -> StreamBase
     cdef list starved                   # streams that have written their share of the turn
+    cdef list stopped                   # (session, error): STOP_SENDING on the CONNECT stream, in this turn
     cdef list answered                  # sessions of which a response has been written, but maybe not sent
     cdef dict late_resets               # stream ID -> (rest of its header, code, length of the header)
     cdef uint64_t turn                  # counts turns: a stream's share is for one
