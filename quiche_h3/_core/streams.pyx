@@ -85,7 +85,10 @@ cdef class RequestProtocol(Protocol):
 
 
 cdef class RequestStream:
-    """One request and its response."""
+    """One request and its response.
+
+    What raises NotImplementedError is HTTP/3's and HTTP/0.9's own, in Stream and HqStream.
+    """
 
     def __init__(self):
         raise TypeError("streams are made by their protocol")

@@ -69,6 +69,7 @@ class AioquicServer(H3Protocol):
             if stream.stream_id not in self.unread:
                 write_limits(builder, space, stream)
 
+        # aioquic has no option for it, so the method is replaced on this one connection.
         quic._write_stream_limits = limits_of_what_is_read  # type: ignore[method-assign]
 
     def quic_event_received(self, event: QuicEvent) -> None:

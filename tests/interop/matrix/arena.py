@@ -28,17 +28,17 @@ _GRACE_SECONDS: Final = 10.0
 _CONTAINER: Final = """
 set -e
 mount -t tmpfs none "$1"
-mkdir "$1/upper" "$1/work" "$1/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
-for dir in proc dev sys; do mount --rbind "/$dir" "$1/root/$dir"; done
+mkdir "$1/upper" "$1/work" "$1/tree"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/tree"
+for dir in proc dev sys; do mount --rbind "/$dir" "$1/tree/$dir"; done
 for dir in www certs downloads logs; do
-    mkdir -p "$1/root/$dir"
-    mount --bind "$2/$dir" "$1/root/$dir"
+    mkdir -p "$1/tree/$dir"
+    mount --bind "$2/$dir" "$1/tree/$dir"
 done
-cat "$2/hosts" >"$1/root/etc/hosts"
-root=$1/root
+cat "$2/hosts" >"$1/tree/etc/hosts"
+tree=$1/tree
 shift 2
-exec chroot "$root" "$@"
+exec chroot "$tree" "$@"
 """
 
 _HOSTS: Final = f"""127.0.0.1 localhost
