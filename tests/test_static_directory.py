@@ -60,7 +60,7 @@ def no_leak() -> Iterator[None]:
 def site(tmp_path: Path) -> Path:
     """A directory with what a careless one may hold, and a secret beside it."""
     (tmp_path / "secret").write_bytes(b"secret")
-    root = tmp_path / "root"
+    root = tmp_path / "site"
     (root / "docs" / "deep").mkdir(parents=True)
     (root / ".well-known").mkdir()
     (root / "bare").mkdir()
@@ -86,7 +86,7 @@ def site(tmp_path: Path) -> Path:
         "outside": "../secret",
         "docs/outside": "../../secret",
         "outside-dir": "..",
-        "there-and-back": "../root/a.txt",
+        "there-and-back": "../site/a.txt",
         "absolute": str(root / "a.txt"),
         "absolute-inside": "/a.txt",
         "loop": "loop",
@@ -227,7 +227,7 @@ class TestStaticDirectory:
     def test_root_replaced(self, site: Path) -> None:
         """A new release may be put in place of the root while the server runs."""
         current = site.parent / "current"
-        current.symlink_to("root")
+        current.symlink_to("site")
         directory = StaticDirectory(current)
         assert content(directory.plan("a.txt", "GET", NONE)) == b"a.txt"
         (site.parent / "next").mkdir()
