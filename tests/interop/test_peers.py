@@ -132,6 +132,7 @@ def test_load_checks_bodies(go_peer: GoPeer, aioquic_peer: AioquicPeer, certific
 def test_figures_of_a_process(aioquic_peer: AioquicPeer, certificate: Certificate) -> None:
     """Memory, its peak, CPU time and descriptors are those of the server's process and move with its work."""
     with started(aioquic_peer.serve(*certificate)) as server:
+        aioquic_peer.run("download", server.url + "/hello")  # it has started, and opened what it keeps
         cpu, descriptors = server.cpu_seconds(), server.descriptors()
         aioquic_peer.run("download", server.url + f"/bytes/{4 * MIB}")
         assert server.cpu_seconds() - cpu > 0.02
