@@ -27,6 +27,7 @@ from .errors import (
     TimedOut,
     error_to_status,
 )
+from .files import FileBody
 from .headers import Headers
 from .request import Request
 from .response import Response
@@ -296,7 +297,10 @@ class Exchange:
             self.response.end()
 
     def produce(self, chunks: Iterator[Any]) -> None:
-        """Pulls chunks while the stream takes them."""
+        """Pulls chunks while the stream takes them; a file writes itself."""
+        if isinstance(chunks, FileBody):
+            self.response.write_all(b"")  # the head goes before
+            chunks.sink = self.stream.write_file
         self.producer = chunks
         self._pull()
 
@@ -310,7 +314,7 @@ class Exchange:
                     self._close_producer()
                     self._produced(None)
                     return
-                if stream.pending:
+                if stream.pending or stream.blocked:
                     self._after_drain = self._pull
                     return
                 try:

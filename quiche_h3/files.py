@@ -38,7 +38,7 @@ from .headers import Headers, Pair, encode_header
 
 Part = tuple[int, int, bytes]  # offset and length in the file, and bytes that go before
 
-CHUNK: Final = 96 * 1024  # of 32 to 256 KiB what costs least (docs/performance.md)
+CHUNK: Final = 65_536  # bytes of one read
 _MAX_LINKS: Final = 40  # as Linux has it, path_resolution(7)
 _SIBLINGS: Final = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}  # the best first
 
@@ -65,15 +65,17 @@ _PACKED_TYPES: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip
 
 
 class FileBody:
-    """The parts of a file as an iterator of chunks of at most 96 KiB, read when asked for.
+    """The parts of a file as an iterator of chunks of at most 64 KiB, read when asked for.
 
-    It owns the descriptor and closes it at the end, on an error, on `close()` and when it is collected.
+    With a `sink`, as `Stream.write_file()`, the file's bytes go there as far as they are taken, and the chunk
+    is empty. It owns the descriptor and closes it at the end, on an error, on `close()` and when collected.
     Raises ReadError when the file cannot be read or has become shorter than it was.
     """
 
     def __init__(self, fd: int, parts: Sequence[Part]) -> None:
         self.fd = fd
         self.parts = tuple(parts)
+        self.sink: Callable[[int, int, int], int] | None = None
         self._todo = iter(self.parts)
         self._offset = self._left = 0
         self._prefix = b""
@@ -96,16 +98,22 @@ class FileBody:
         raise StopIteration
 
     def _read(self) -> bytes:
+        data = b""
         try:
-            data = os.pread(self.fd, min(self._left, CHUNK), self._offset)
+            if self.sink is not None:
+                size = self.sink(self.fd, self._offset, self._left)
+            elif data := os.pread(self.fd, min(self._left, CHUNK), self._offset):
+                size = len(data)
+            else:
+                raise EOFError
         except OSError as exc:
             self.close()
             raise ReadError(f"reading a file failed: {exc}") from exc
-        if not data:
+        except EOFError:
             self.close()
-            raise ReadError("a file has become shorter while it was sent")
-        self._offset += len(data)
-        self._left -= len(data)
+            raise ReadError("a file has become shorter while it was sent") from None
+        self._offset += size
+        self._left -= size
         return data
 
     def close(self) -> None:

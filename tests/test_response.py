@@ -522,6 +522,27 @@ def test_descriptor_of_a_broken_download(file: Path) -> None:
     talk(server, scenario)
 
 
+def test_file_cut_short_in_a_download(file: Path) -> None:
+    """What was announced and is not there any more breaks the response off (RFC 9114 4.1.2), nothing else."""
+    server = file_server(file)
+    server.get("/hello")(lambda: "hello")
+
+    async def scenario(client: AioquicClient) -> None:
+        for path in ("/file", "/blocking", "/async", "/static/file.txt"):
+            os.truncate(file, 8 << 20)
+            client.stop_reading()
+            exchange = client.start(client.fields("GET", path))
+            await exchange.response()
+            os.truncate(file, 1 << 20)
+            client.read_on()
+            with pytest.raises(PeerReset) as caught:
+                await exchange.complete()
+            assert caught.value.code == H3ErrorCode.H3_INTERNAL_ERROR, path
+            assert (await client.get("/hello")).status == 200
+
+    talk(server, scenario, window=128 * KIB)
+
+
 def test_downloads_at_once(file: Path) -> None:
     """More files on one connection than max_active_downloads_per_conn are a 503; others go on (spec 5.6)."""
     with file.open("ab") as out:

@@ -311,6 +311,8 @@ cdef extern from "quiche_h3_extra.h" nogil:
     void quiche_h3_config_set_initial_rtt(quiche_config *config, uint64_t ms)
     void quiche_h3_config_set_max_send_window(quiche_config *config, size_t n)
     void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn)
+    ssize_t quiche_h3_conn_send_body_with(quiche_h3_conn *h3, quiche_conn *conn, uint64_t stream_id, size_t n,
+                                          size_t (*write)(uint8_t *room, size_t n, void *argp) noexcept nogil, void *argp)
 
     enum:
         QUICHE_H3_ECN_MARKING

@@ -47,6 +47,7 @@ cdef class RequestStream:
     cpdef send_headers(self, list pairs, bint fin=*)
     cpdef enqueue(self, bytes data, bint fin=*)
     cpdef finish(self, list trailers=*)
+    cpdef Py_ssize_t write_file(self, int fd, int64_t offset, Py_ssize_t size) except -1
     cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2
     cdef int queue_rest(self, bytes data, Py_ssize_t sent) except -1
     cdef bint send_queue(self) except -1

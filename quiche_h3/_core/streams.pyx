@@ -4,6 +4,7 @@ A stream has two halves, each with its own end. What is to be sent and finds no 
 """
 
 import logging
+import os
 from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -108,6 +109,16 @@ cdef class RequestStream:
     cpdef finish(self, list trailers=None):
         """Ends the sending half after what is queued, with trailers when given."""
         raise NotImplementedError
+
+    cpdef Py_ssize_t write_file(self, int fd, int64_t offset, Py_ssize_t size) except -1:
+        """As `write()`, of `size` bytes of a file. Raises OSError, and EOFError where it has ended before.
+
+        Less than `size` may be taken without that anything is in the way.
+        """
+        data = os.pread(fd, min(size, SCRATCH), offset)
+        if not data:
+            raise EOFError
+        return self.write(data)
 
     cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2:
         """Bytes taken; -1 when nothing can be taken now, or any more."""

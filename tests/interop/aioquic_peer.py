@@ -276,6 +276,12 @@ class AioquicClient(H3Protocol):
         for writes_limits in ("_write_connection_limits", "_write_stream_limits"):
             setattr(self._quic, writes_limits, lambda **_: None)
 
+    def read_on(self) -> None:
+        """Grant credit again."""
+        for writes_limits in ("_write_connection_limits", "_write_stream_limits"):
+            delattr(self._quic, writes_limits)
+        self.transmit()
+
     def sent(self, stream_id: int) -> int:
         """Return the highest offset sent on a stream: how far its and the connection's credit let us come."""
         return self._quic._streams[stream_id].sender.highest_offset

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -201,6 +202,7 @@ def test_server_that_fell_silent(peer: Peer, certificate: Certificate, cafile: s
 
         def silence() -> None:
             process.popen.send_signal(signal.SIGSTOP)
+            os.waitpid(process.popen.pid, os.WUNTRACED)  # its threads do not stop at once
 
         def wake() -> None:
             process.popen.send_signal(signal.SIGCONT)

@@ -56,6 +56,12 @@ void quiche_h3_conn_set_received_ecn(quiche_conn *conn, uint8_t codepoint);
 // unless that is NULL, how many packets the peer has received with the mark of congestion.
 int quiche_h3_conn_ecn(const quiche_conn *conn, uint64_t *ce);
 
+// Sends of n bytes of body what the stream takes now, without FIN, as quiche_h3_send_body() does; but `write` puts it
+// where it is kept until it is acknowledged. It is called at most once, and returns how many bytes it has written from
+// `room` on: when none, nothing is sent and 0 returned.
+ssize_t quiche_h3_conn_send_body_with(quiche_h3_conn *h3, quiche_conn *conn, uint64_t stream_id, size_t n,
+                                      size_t (*write)(uint8_t *room, size_t n, void *argp), void *argp);
+
 // The error code of a QUICHE_H3_EVENT_RESET event, UINT64_MAX for an event of another type.
 uint64_t quiche_h3_event_reset_code(const quiche_h3_event *event);
 
@@ -179,6 +185,15 @@ static inline void quiche_h3_config_set_initial_rtt(quiche_config *config,
 static inline void quiche_h3_config_set_max_send_window(quiche_config *config, size_t n) {
     (void)config;
     (void)n;
+}
+
+static inline ssize_t quiche_h3_conn_send_body_with(quiche_h3_conn *h3, quiche_conn *conn, uint64_t stream_id, size_t n,
+                                                    size_t (*write)(uint8_t *room, size_t n, void *argp), void *argp) {
+    uint8_t room[16384];
+    if (n > sizeof(room))
+        n = sizeof(room);
+    n = write(room, n, argp);
+    return n == 0 ? 0 : quiche_h3_send_body(h3, conn, stream_id, room, n, false);
 }
 
 static inline void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn) { (void)conn; }

@@ -7,6 +7,7 @@ mod log_file;
 mod preferred_address;
 mod tls;
 
+use std::ffi::c_void;
 use std::slice;
 use std::time::Duration;
 
@@ -201,6 +202,24 @@ pub unsafe extern "C" fn quiche_h3_conn_incomplete_requests(
     let room = slice::from_raw_parts_mut(ids, n);
     let found = (*h3).incomplete_requests().zip(room.iter_mut());
     found.map(|(id, slot)| *slot = id).count()
+}
+
+/// # Safety
+/// `h3` and `conn` came from quiche, belong together and are not in use elsewhere during the call; `write` has
+/// written as many bytes as it returns.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_send_body_with(
+    h3: *mut h3::Connection,
+    conn: *mut Connection,
+    stream_id: u64,
+    n: usize,
+    write: extern "C" fn(room: *mut u8, n: usize, argp: *mut c_void) -> usize,
+    argp: *mut c_void,
+) -> isize {
+    let sent = (*h3).send_body_with(&mut *conn, stream_id, n, |room| {
+        write(room.as_mut_ptr().cast(), room.len(), argp)
+    });
+    sent.map_or_else(h3::Error::to_c, |n| n as isize)
 }
 
 /// # Safety

@@ -35,3 +35,4 @@ mod send_the_fin;
 mod send_window;
 mod take_the_fin;
 mod transport_parameters;
+mod write_into_buffers;
