@@ -137,19 +137,54 @@ fn late_acknowledgement() {
     assert_eq!(pair.client.ecn_state(), EcnState::Marking);
 }
 
-/// Where nothing that is marked gets through: without marks from the third probe timeout in a row.
+/// The next probe timeouts of a connection that has something under way, and what it sends then is lost.
+fn time_out(conn: &mut Connection, times: usize) {
+    for _ in 0..times {
+        assert_eq!(conn.ecn_state(), EcnState::Marking);
+        assert!(!flight(conn).is_empty());
+        std::thread::sleep(conn.timeout().unwrap());
+        conn.on_timeout();
+    }
+}
+
+/// Where nothing that is marked gets through: without marks from the third probe timeout on.
 #[test]
 fn marks_that_are_dropped() {
     let mut pair = pair(|config| config.set_initial_rtt(std::time::Duration::from_millis(1)));
-    for _ in 0..3 {
-        assert_eq!(pair.client.ecn_state(), EcnState::Marking);
-        assert!(!flight(&mut pair.client).is_empty());
-        std::thread::sleep(pair.client.timeout().unwrap());
-        pair.client.on_timeout();
-    }
+    time_out(&mut pair.client, 3);
     assert_eq!(pair.client.ecn_state(), EcnState::Failed);
     pair.settle();
     assert!(pair.client.is_established());
+}
+
+/// A path that has carried marks may fall silent for other reasons.
+#[test]
+fn silence_after_marks_that_arrived() {
+    let mut pair = established(ECT0, ECT0);
+    pair.server.stream_send(1, b"x", false).unwrap();
+    time_out(&mut pair.server, 5);
+    assert_eq!(pair.server.ecn_state(), EcnState::Marking);
+}
+
+/// RFC 9000 13.4.2: each path by itself. What the old one has carried says nothing of the new one.
+#[test]
+fn marks_that_are_dropped_on_a_new_path() {
+    let mut pair = established(ECT0, ECT0);
+    pair.client.new_scid(&ConnectionId::from_ref(&[3; 16]), 3, false).unwrap();
+    pair.settle();
+    pair.server.stream_send(1, b"on the old path", false).unwrap();
+    pair.to_client();
+    let moved = RecvInfo { from: "127.0.0.1:3000".parse().unwrap(), to: SERVER.parse().unwrap() };
+    for mut packet in flight(&mut pair.client) {
+        pair.server.recv(&mut packet, moved).unwrap(); // acknowledges that
+    }
+    pair.server.stream_send(1, b"on the new path", false).unwrap();
+    let mut timeouts = 0; // the first ones are of the old path, and of its validation
+    while pair.server.ecn_state() == EcnState::Marking && timeouts < 10 {
+        time_out(&mut pair.server, 1);
+        timeouts += 1;
+    }
+    assert_eq!(pair.server.ecn_state(), EcnState::Failed);
 }
 
 /// It would not heed the marks of congestion.
