@@ -406,7 +406,7 @@ def _connection_lines(host: str, info: ConnectionInfo, insecure: bool) -> list[s
     handshake = f"handshake in {info.handshake_s * 1000:.1f} ms{resumed}"
     lines = [
         f"* Connected to {host} ({address}) port {port} from port {info.local_address[1]}",
-        f"* QUIC version 1, TLS 1.3, ALPN {info.alpn}, {handshake}",
+        f"* QUIC version {info.quic_version}, TLS 1.3, ALPN {info.alpn}, {handshake}",
     ]
     if not info.certificate:
         return lines

@@ -70,6 +70,8 @@ class ConnectionInfo(NamedTuple):
     """Seconds from the first packet to the end of the handshake."""
     lookup_s: float = 0.0
     """Seconds that the name's addresses took to be found."""
+    quic_version: int = 1
+    """The version of QUIC, 1 or 2."""
 
 
 class _Migration:
@@ -355,6 +357,7 @@ class Link:
                 connection.peer_certificate or b"",
                 now - self._resolved,
                 self._resolved - self._began,
+                connection.quic_version,
             )
         )
         self._changed(self)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -39,6 +39,7 @@ _UDP_MIN: Final = 1200  # RFC 9000 14.1
 _UDP_MAX: Final = 65_527  # RFC 9000 18.2
 _GRO_MAX: Final = 65_535  # what the kernel may put into one buffer
 
+QUIC_VERSIONS: Final = {"1": 1, "2": 0x6B3343CF}  # as on the wire (RFC 9000 15, RFC 9369 3.1)
 CIPHER_SUITES: Final = {
     "TLS_AES_128_GCM_SHA256": 0x1301,
     "TLS_AES_256_GCM_SHA384": 0x1302,
@@ -313,7 +314,7 @@ class TransportConfig:
             if problem is not None:
                 raise ConfigError(name, problem, f"use {option.range_text()}")
         self._check_alpn()
-        self._check_cipher_suites()
+        self._check_list("tls_cipher_suites", CIPHER_SUITES)
         self._check_sizes()
         self._check_files()
 
@@ -391,15 +392,13 @@ class TransportConfig:
         if len(set(self.alpn_protocols)) != len(self.alpn_protocols):
             raise ConfigError("alpn_protocols", "a protocol is listed twice", "list each once")
 
-    def _check_cipher_suites(self) -> None:
-        suites = self.tls_cipher_suites or []
-        for name in suites:
-            if name not in CIPHER_SUITES:
-                raise ConfigError(
-                    "tls_cipher_suites", f"{name!r} is not known", "use some of " + ", ".join(CIPHER_SUITES)
-                )
-        if len(set(suites)) != len(suites):
-            raise ConfigError("tls_cipher_suites", "one is listed twice", "list each once")
+    def _check_list(self, field_name: str, known: Collection[str]) -> None:
+        values = getattr(self, field_name) or []
+        for value in values:
+            if value not in known:
+                raise ConfigError(field_name, f"{value!r} is not known", "use some of " + ", ".join(known))
+        if len(set(values)) != len(values):
+            raise ConfigError(field_name, "one is listed twice", "list each once")
 
     def _check_sizes(self) -> None:
         largest_stream = max(
@@ -455,6 +454,16 @@ class ServerConfig(TransportConfig):
         "Bound as well, unless a bound address covers it.",
     )
     preferred_address_v6: str | None = text(None, "The same for IPv6, as [2001:db8::1]:4433.")
+    quic_versions: list[str] = field(
+        default_factory=lambda: ["1", "2"],
+        metadata=declare(
+            Option(
+                "list",
+                "Versions of QUIC, of 1 and 2 (RFC 9369), best first. "
+                "A connection goes on in the best one that the client has, too (RFC 9368).",
+            )
+        ),
+    )
     tcp_pages: bool = flag(False, "Answer HTTPS over TCP on the same port too: a browser's first visit.")
 
     # TLS: one of the two pairs, or dev_cert
@@ -678,6 +687,7 @@ class ServerConfig(TransportConfig):
         The files named are looked at, certificates are not yet read: `load_certificate()` does that.
         """
         TransportConfig.validate(self)  # super() fails in a class that dataclass(slots=True) has remade
+        self._check_list("quic_versions", QUIC_VERSIONS)
         self._check_addresses()
         self._check_certificate_source()
         if self.initial_max_streams_bidi == 0:
@@ -752,6 +762,16 @@ class ClientConfig(TransportConfig):
         True, "Verify the server's certificate, by the system's authorities and those given here."
     )
     connect_timeout_ms: int = integer(10_000, "ms", 1, 600_000, "A slower handshake is given up.")
+    quic_versions: list[str] = field(
+        default_factory=lambda: ["1"],
+        metadata=declare(
+            Option(
+                "list",
+                "Versions of QUIC, of 1 and 2 (RFC 9369), best first. A connection begins in version 1 if "
+                "that is among them, and goes on in the one that the server chooses (RFC 9368).",
+            )
+        ),
+    )
     client_cert_path: str | None = path("PEM file of our certificate chain, for servers that demand one.")
     client_key_path: str | None = path("PEM file of its private key, not encrypted.")
     ticket_path: str | None = path("File that session tickets are kept in, mode 0600; none is memory alone.")
@@ -772,6 +792,7 @@ class ClientConfig(TransportConfig):
     def validate(self) -> None:
         """Checks every value, and values against each other. Raises `ConfigError` for the first wrong one."""
         TransportConfig.validate(self)
+        self._check_list("quic_versions", QUIC_VERSIONS)
         name = self.server_name
         if name is not None and not (
             name.isascii() and name.isprintable() and " " not in name and len(name) <= 253

@@ -147,6 +147,13 @@ cdef class Connection:
         return self.quic() != NULL and quiche_conn_is_resumed(self.c.quic)
 
     @property
+    def quic_version(self):
+        """1 or 2 (RFC 9369), final once the handshake is complete; 0 when the connection is gone."""
+        if self.quic() == NULL:
+            return 0
+        return 2 if quiche_h3_conn_version(self.c.quic) == QUICHE_H3_PROTOCOL_VERSION_2 else 1
+
+    @property
     def in_early_data(self):
         """The handshake is not complete and 0-RTT data is being exchanged."""
         return self.quic() != NULL and quiche_conn_is_in_early_data(self.c.quic)
@@ -274,6 +281,7 @@ cdef class Connection:
         ecn = quiche_h3_conn_ecn(self.c.quic, &ce)
         quiche_conn_stats(self.c.quic, &s)
         out = {
+            "quic_version": self.quic_version,
             "packets_received": s.recv,
             "packets_sent": s.sent,
             "packets_lost": s.lost,

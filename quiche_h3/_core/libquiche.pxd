@@ -318,6 +318,11 @@ cdef extern from "quiche_h3_extra.h" nogil:
         QUICHE_H3_ECN_MARKING
         QUICHE_H3_ECN_FAILED
 
+    enum:
+        QUICHE_H3_PROTOCOL_VERSION_2
+
+    bint quiche_h3_config_set_versions(quiche_config *config, const uint32_t *versions, size_t n)
+    uint32_t quiche_h3_conn_version(const quiche_conn *conn)
     void quiche_h3_config_enable_ecn(quiche_config *config, bint enabled)
     void quiche_h3_conn_set_received_ecn(quiche_conn *conn, uint8_t codepoint)
     int quiche_h3_conn_ecn(const quiche_conn *conn, uint64_t *ce)

@@ -38,7 +38,7 @@ cdef class Opening:
             self.answers.reset(u, m, h, n, now)
         elif n < QUICHE_MIN_CLIENT_INITIAL_LEN:  # RFC 9000 6.1, 17.2.1: of whatever version and type
             self.n.short_initials_dropped += 1
-        elif not quiche_version_is_supported(h.version):
+        elif h.version not in self.settings.versions:
             self.answers.negotiate_version(u, m, h, now)
         elif h.type != PACKET_INITIAL or h.dcid_len < 8 or h.dcid_len > 20 or h.scid_len > 20:
             self.n.unknown_dropped += 1

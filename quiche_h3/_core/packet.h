@@ -1,5 +1,5 @@
 /* What a server must read from a QUIC packet before any connection is known: the invariants of
- * RFC 8999 and, for version 1, the token of an Initial. quiche_header_info() copies into buffers of a
+ * RFC 8999 and, for versions 1 and 2, the token of an Initial. quiche_header_info() copies into buffers of a
  * fixed size and fails on longer tokens and connection IDs, so the fields are located in place here. */
 #ifndef QUICHE_H3_PACKET_H
 #define QUICHE_H3_PACKET_H
@@ -8,10 +8,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define PACKET_VERSION_2 0x6b3343cf
+
 enum { PACKET_INITIAL = 0, PACKET_ZERO_RTT = 1, PACKET_HANDSHAKE = 2, PACKET_RETRY = 3, PACKET_SHORT = 4 };
 
 typedef struct {
-    int type;              /* PACKET_*; meaningless for versions other than 1 */
+    int type;              /* PACKET_*; meaningless for versions other than 1 and 2 */
     uint32_t version;      /* 0 in a short header and in a Version Negotiation packet */
     const uint8_t *dcid, *scid, *token;
     size_t dcid_len, scid_len, token_len;
@@ -52,8 +54,8 @@ static inline bool packet_parse(const uint8_t *p, size_t len, size_t short_dcid_
     }
     if (len < 7)
         return false;
-    h->type = p[0] >> 4 & 3;
     h->version = (uint32_t)p[1] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 8 | p[4];
+    h->type = (p[0] >> 4) - (h->version == PACKET_VERSION_2) & 3; /* RFC 9369 section 3.2 */
     p += 5;
     h->dcid_len = *p++;
     if ((size_t)(end - p) < h->dcid_len + 1)
@@ -65,7 +67,7 @@ static inline bool packet_parse(const uint8_t *p, size_t len, size_t short_dcid_
         return false;
     h->scid = p;
     p += h->scid_len;
-    if (h->version == 1 && h->type == PACKET_INITIAL) {
+    if ((h->version == 1 || h->version == PACKET_VERSION_2) && h->type == PACKET_INITIAL) {
         uint64_t token_len;
         size_t n = packet_varint(p, (size_t)(end - p), &token_len);
         if (n == 0 || token_len > (uint64_t)(end - p) - n)

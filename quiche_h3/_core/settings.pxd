@@ -19,6 +19,7 @@ cdef class EngineSettings:
     cdef quiche_h3_tls *tls       # owned; outlives the configurations and their connections
     cdef quiche_config **others   # owned: those of further certificates
     cdef int other_count
+    cdef readonly tuple versions  # of QUIC, as on the wire, the best first
     cdef readonly object keys     # TokenKeys
     cdef readonly object config
     cdef readonly bint webtransport

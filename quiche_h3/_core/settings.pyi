@@ -5,9 +5,10 @@ from io import FileIO
 from typing import Any, Literal
 from typing import Protocol as _Interface
 
-from typing_extensions import disjoint_base
+from typing_extensions import Self, disjoint_base
 
 from ..config import CIPHER_SUITES as CIPHER_SUITES
+from ..config import QUIC_VERSIONS as QUIC_VERSIONS
 from .tokens import TokenKeys
 
 class _Certificate(_Interface):
@@ -24,6 +25,7 @@ def check_key(cert_path: str, key_path: str) -> Literal["certificate", "key", "p
 
 @disjoint_base
 class EngineSettings:
+    def __new__(cls, config: Any, *args: object, **kwargs: object) -> Self: ...
     def __init__(
         self,
         config: Any,
@@ -36,6 +38,8 @@ class EngineSettings:
     def webtransport(self) -> bool: ...
     @property
     def extended_connect(self) -> bool: ...
+    @property
+    def versions(self) -> tuple[int, ...]: ...
     @property
     def keys(self) -> TokenKeys: ...
     @property

@@ -6,12 +6,12 @@ Everything was validated before: a value quiche cannot take would abort the proc
 import hashlib
 import os
 
-from libc.stdint cimport uint16_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from quiche_h3._core.libquiche cimport *
 
 from quiche_h3._core.tokens import TokenKeys
-from quiche_h3.config import CIPHER_SUITES
+from quiche_h3.config import CIPHER_SUITES, QUIC_VERSIONS
 from quiche_h3.errors import ConfigError, QuicheH3Error, check_quic
 
 
@@ -123,8 +123,10 @@ cdef class EngineSettings:
     configuration that this one replaces.
     """
 
-    def __cinit__(self):
-        self.quic = quiche_config_new(QUICHE_PROTOCOL_VERSION)
+    def __cinit__(self, config, *args, **kwargs):
+        # A client begins in version 1 if it may: that is what every server speaks.
+        self.versions = tuple([QUIC_VERSIONS[version] for version in config.quic_versions])
+        self.quic = quiche_config_new(min(self.versions))
         self.h3 = quiche_h3_config_new()
         if self.quic == NULL or self.h3 == NULL:
             raise MemoryError("no memory for the QUIC configuration")
@@ -143,6 +145,7 @@ cdef class EngineSettings:
 
     def __init__(self, config, certificate=None, webtransport=False, others=(), keys=None):
         self.config = config
+        self._set_versions()
         self.webtransport = webtransport
         self.connection_id_length = config.connection_id_length
         deadline_ms = config.connect_timeout_ms if certificate is None else config.handshake_timeout_ms
@@ -193,6 +196,16 @@ cdef class EngineSettings:
         check_quic(quiche_config_set_cc_algorithm_name(q, config.cc_algorithm.encode("ascii")))
         quiche_config_enable_dgram(q, config.enable_dgram, config.dgram_recv_queue_len,
                                    config.dgram_send_queue_len)
+
+    def _set_versions(self):
+        cdef uint32_t versions[2]
+        cdef size_t i
+        for i, version in enumerate(self.versions):
+            versions[i] = version
+        if not quiche_h3_config_set_versions(self.quic, versions, len(self.versions)):
+            if QUICHE_PROTOCOL_VERSION not in self.versions:
+                raise ConfigError("quic_versions", "the QUIC library has version 1 alone", "build without QUICHE_H3_SYSTEM")
+            self.versions = (QUICHE_PROTOCOL_VERSION,)
 
     def _set_tls(self, config, certificate):
         if config.keylog_path is not None:

@@ -103,7 +103,7 @@ cdef class StatelessAnswers:
         first = bytes([0xC0 | os.urandom(1)[0]])
         self.send(u, m, b"".join((
             first, b"\0\0\0\0", bytes([h.scid_len]), h.scid[:h.scid_len], bytes([h.dcid_len]), h.dcid[:h.dcid_len],
-            QUICHE_PROTOCOL_VERSION.to_bytes(4, "big"),
+            *(version.to_bytes(4, "big") for version in self.settings.versions),
         )))
         self.n.version_negotiations_sent += 1
         return 0

@@ -54,7 +54,7 @@ CASES: Final = {
     "chacha20": Case(client={"tls_cipher_suites": ["TLS_CHACHA20_POLY1305_SHA256"]}),
     "keyupdate": Case(update_key=True),  # the client begins it; a server sees "transfer"
     "ecn": Case(),
-    "v2": Case(None, None),
+    "v2": Case({"quic_versions": ["2", "1"]}, {"quic_versions": ["2", "1"]}),  # begun in version 1
     "versionnegotiation": Case(None, None),
     "connectionmigration": Case(client=None, prefer_address=True),  # a client sees "transfer"
 }

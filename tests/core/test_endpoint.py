@@ -18,6 +18,7 @@ from quiche_h3.config import ClientConfig
 from .pair import CLIENT, SERVER, Address, App, Pair, initial
 
 MakePair = Callable[..., Pair]
+VERSIONS = b"\0\0\0\1\x6b\x33\x43\xcf"
 
 
 def first_flight(pair: Pair) -> list[bytes]:
@@ -226,12 +227,18 @@ def test_a_handshake_has_a_size(make_pair: MakePair) -> None:
 
 
 def test_version_negotiation_swaps_the_connection_ids(pair: Pair) -> None:
-    """RFC 9000 17.2.1, RFC 8999 6: any lengths come back swapped, zero included, and version 1 is listed."""
+    """RFC 9000 17.2.1, RFC 8999 6: any lengths come back swapped, zero included, and our versions."""
     for dcid, scid in ((b"\x01" * 8, b"\x02" * 5), (b"", b""), (b"\x03" * 255, b"\x04" * 255)):
         (answer,) = pair.give_server(initial(dcid, scid, version=0x57414954))
         assert answer[0] & 0x80
         assert answer[1:5] == bytes(4)
-        assert answer[5:] == (bytes([len(scid)]) + scid + bytes([len(dcid)]) + dcid + (1).to_bytes(4, "big"))
+        assert answer[5:] == bytes([len(scid)]) + scid + bytes([len(dcid)]) + dcid + VERSIONS
+
+
+def test_version_negotiation_lists_what_is_configured(make_pair: MakePair) -> None:
+    """RFC 9000 6.1: a server of version 1 alone says so to a client that begins in version 2."""
+    (answer,) = make_pair(server={"quic_versions": ["1"]}).give_server(initial(version=0x6B3343CF))
+    assert answer.endswith(b"\0\0\0\1")
 
 
 def test_no_version_negotiation_where_it_must_not_be(pair: Pair) -> None:

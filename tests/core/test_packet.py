@@ -19,7 +19,7 @@ def outcome(pair: Pair, payload: bytes) -> str:
     return ",".join(name for name in moved if name not in ignored)
 
 
-V1 = b"\xc3\0\0\0\1"
+V1, V2 = b"\xc3\0\0\0\1", b"\xd3\x6b\x33\x43\xcf"
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,11 @@ V1 = b"\xc3\0\0\0\1"
         (b"\xd3" + initial()[1:], "unknown_dropped"),  # 0-RTT before any Initial
         (b"\xe3" + initial()[1:], "unknown_dropped"),  # Handshake
         (b"\xf3" + initial()[1:], "unknown_dropped"),  # Retry
+        (V2 + b"\x08" + bytes(8) + b"\x00" + b"\x7f\xff", "malformed_dropped"),
+        (b"\xc3" + initial(version=0x6B3343CF)[1:], "unknown_dropped"),  # Retry in version 2 (RFC 9369 3.2)
+        (b"\xe3" + initial(version=0x6B3343CF)[1:], "unknown_dropped"),  # 0-RTT
+        (b"\xf3" + initial(version=0x6B3343CF)[1:], "unknown_dropped"),  # Handshake
+        (b"\xd3" + initial(version=0x6B3343CF, token=bytes(9))[1:], "retry_tokens_rejected,handshake_failed"),
         (initial(), "handshake_failed"),
         (initial(bytes(20), bytes(20)), "handshake_failed"),
         (initial(token=bytes(1000)), "retry_tokens_rejected,handshake_failed"),

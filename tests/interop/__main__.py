@@ -63,7 +63,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             port=options.address[1],
             retry=options.retry,
             alpn=options.alpn,
-            version=options.version,
+            versions=options.version or [1],
         ) as port:
             print(json.dumps({"port": port}), flush=True)
             await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("--key", help="PEM file with its key")
     parser.add_argument("--retry", action="store_true", help="have every client prove its address first")
     parser.add_argument("--alpn", default="h3", help="the one protocol served")
-    parser.add_argument("--version", type=int, default=1, help="the one version of QUIC served")
+    parser.add_argument("--version", type=int, action="append", help="versions of QUIC served, best first")
     options = parser.parse_intermixed_args()
     if (options.url is None) != (options.command == "serve"):
         parser.error("every command but serve takes a URL")

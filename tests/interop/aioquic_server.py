@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -260,12 +260,12 @@ async def serving(
     port: int = 0,
     retry: bool = False,
     alpn: str = "h3",
-    version: int = QuicProtocolVersion.VERSION_1,
+    versions: Sequence[int] = (QuicProtocolVersion.VERSION_1,),
 ) -> AsyncIterator[int]:
-    """Serve until the end of the block; yields the port. All of it in one version of QUIC."""
+    """Serve until the end of the block, in these versions of QUIC; yields the port."""
     tickets: dict[bytes, SessionTicket] = {}
     configuration = QuicConfiguration(
-        is_client=False, alpn_protocols=[alpn], supported_versions=[version], max_datagram_size=1350
+        is_client=False, alpn_protocols=[alpn], supported_versions=list(versions), max_datagram_size=1350
     )
     configuration.max_datagram_frame_size = 65_536
     configuration.load_cert_chain(certificate, key)

@@ -20,11 +20,12 @@ from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ProtocolNegotiated, QuicEvent, StreamReset
 from aioquic.quic.logger import QuicFileLogger
+from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.tls import CipherSuite, SessionTicket
 
 UNSUPPORTED: Final = 127
 SERVER: Final = {
-    *("handshake", "transfer", "multiconnect", "retry", "resumption", "zerortt", "http3", "chacha20"),
+    *("handshake", "transfer", "multiconnect", "retry", "resumption", "zerortt", "http3", "chacha20", "v2"),
 }
 CLIENT: Final = SERVER | {"keyupdate"}
 CHUNK: Final = 1 << 16
@@ -115,6 +116,9 @@ def configuration(client: bool, case: str) -> QuicConfiguration:
     if qlog := os.environ.get("QLOGDIR"):
         Path(qlog).mkdir(parents=True, exist_ok=True)
         made.quic_logger = QuicFileLogger(qlog)
+    if case == "v2":
+        made.original_version = QuicProtocolVersion.VERSION_1
+        made.supported_versions = [QuicProtocolVersion.VERSION_2, QuicProtocolVersion.VERSION_1]
     if case == "chacha20":
         made.cipher_suites = [CipherSuite.CHACHA20_POLY1305_SHA256]
     return made

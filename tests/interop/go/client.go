@@ -20,6 +20,9 @@ func (o *options) connection() (*http3.Transport, error) {
 		return nil, err
 	}
 	q := &quic.Config{MaxIdleTimeout: o.timeout}
+	if o.version2 {
+		q.Versions = []quic.Version{quic.Version2}
+	}
 	if o.window > 0 {
 		w := uint64(o.window)
 		q.InitialStreamReceiveWindow, q.MaxStreamReceiveWindow = w, w

@@ -26,7 +26,7 @@ type options struct {
 	expect, method        string
 	address, cert, key    string
 	clientCA, resetKey    string
-	retry                 bool
+	retry, version2       bool
 	maxStreams            int64
 }
 
@@ -81,6 +81,7 @@ func main() {
 	f.StringVar(&o.clientCA, "client-ca", "", "PEM file of the authorities that must have signed clients' certificates")
 	f.StringVar(&o.resetKey, "reset-key", "", "seed of stateless resets, which a server needs that is started again")
 	f.BoolVar(&o.retry, "retry", false, "have every client prove its address first")
+	f.BoolVar(&o.version2, "quic-v2", false, "speak version 2 of QUIC; a server speaks both")
 	f.Int64Var(&o.maxStreams, "max-streams", 0, "requests that a client may have open; 0: quic-go's own")
 	_ = f.Parse(os.Args[2:])
 	o.timeout = time.Duration(*timeout * float64(time.Second))

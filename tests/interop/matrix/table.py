@@ -11,7 +11,7 @@ from typing import Final
 
 from net.relay import SIMPLE
 
-from .wire import Facts
+from .wire import VERSION_2, Facts
 
 ROLES: Final = ("client", "server")
 KIB: Final = 1 << 10
@@ -71,14 +71,14 @@ class Case:
     """The role that has the files; the other one asks for them."""
 
 
-def handshakes(count: int, *, retried: bool = False, corrupted: bool = False) -> Check:
-    """Exactly so many handshakes, all in version 1, no Version Negotiation, no Retry unless asked for."""
+def handshakes(count: int, *, retried: bool = False, corrupted: bool = False, changed: bool = False) -> Check:
+    """Exactly so many handshakes, no Version Negotiation; version 1, and no Retry, unless asked for."""
 
     def check(seen: Evidence) -> Iterator[str]:
         facts = seen.facts
         if (done := len(facts.server_cids)) != count:
             yield f"{done} handshakes, not {count}"
-        if facts.versions != {1}:
+        if facts.versions != {1} and not changed:
             yield f"versions {sorted(facts.versions)} in the server's Initials"
         if facts.negotiations and not corrupted:  # the answer to a version that was changed on the way
             yield f"{facts.negotiations} Version Negotiation packets"
@@ -86,6 +86,17 @@ def handshakes(count: int, *, retried: bool = False, corrupted: bool = False) ->
             yield f"{len(facts.retry_tokens)} Retry packets"
 
     return check
+
+
+def version_2(seen: Evidence) -> Iterator[str]:
+    """The client begins in version 1, the server answers in version 2, and both go on in that."""
+    facts = seen.facts
+    if 1 not in facts.client_versions:
+        yield f"versions {sorted(facts.client_versions)} in the client's Initials"
+    if VERSION_2 not in facts.versions:
+        yield f"versions {sorted(facts.versions)} in the server's Initials"
+    if facts.handshake_versions != {VERSION_2}:
+        yield f"versions {sorted(facts.handshake_versions)} in Handshake packets"
 
 
 def together(*checks: Check) -> Check:
@@ -274,7 +285,7 @@ CASES: Final = [
         scenario=f"corrupt-rate {LINK} --rate_to_server=2 --rate_to_client=2 {BURSTS}",
     ),
     Case("ipv6", (5 * KIB, 10 * KIB), ONCE, host="server6"),
-    Case("v2", (KIB,), handshakes(1), "v2", "v2"),
+    Case("v2", (KIB,), together(handshakes(1, changed=True), version_2), "v2", "v2"),
     Case(
         "rebind-port",
         (10 * MIB,),

@@ -14,11 +14,12 @@ from typing import NamedTuple
 from net.relay import Datagram
 
 INITIAL, ZERO_RTT, HANDSHAKE, RETRY, NEGOTIATION = 0, 1, 2, 3, 4
+VERSION_2 = 0x6B3343CF
 _INTEGRITY_TAG = 16
 
 
 class LongHeader(NamedTuple):
-    """The first packet of a datagram (RFC 9000 17.2), version 1 or Version Negotiation."""
+    """The first packet of a datagram (RFC 9000 17.2), versions 1 and 2 or Version Negotiation."""
 
     kind: int
     version: int
@@ -46,7 +47,7 @@ def parse(data: bytes) -> LongHeader | None:
     if len(rest) < scid_len:
         return None
     scid, rest = rest[:scid_len], rest[scid_len:]
-    kind = NEGOTIATION if version == 0 else data[0] >> 4 & 3
+    kind = NEGOTIATION if version == 0 else (data[0] >> 4) - (version == VERSION_2) & 3  # RFC 9369 3.2
     token = b""
     if kind == RETRY:
         token = rest
@@ -62,6 +63,10 @@ class Facts:
 
     versions: set[int] = field(default_factory=set)
     """In the server's Initials."""
+    client_versions: set[int] = field(default_factory=set)
+    """In the client's Initials."""
+    handshake_versions: set[int] = field(default_factory=set)
+    """In the Handshake packets of both."""
     server_cids: list[bytes] = field(default_factory=list)
     """The source connection IDs of the server's Initials, one for each handshake, in order."""
     first_flight: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
@@ -120,8 +125,11 @@ def _from_client(seen: Facts, datagram: Datagram, header: LongHeader | None) -> 
         seen.client_short_bytes += datagram.size
     elif header.kind == ZERO_RTT:
         seen.early_bytes += datagram.size
+    elif header.kind == HANDSHAKE:
+        seen.handshake_versions.add(header.version)
     elif header.kind == INITIAL:
         seen.client_initials += 1
+        seen.client_versions.add(header.version)
         if header.token:
             seen.used_tokens.add(header.token)
 
@@ -134,6 +142,8 @@ def _from_server(seen: Facts, datagram: Datagram, header: LongHeader) -> None:
         tail = _INTEGRITY_TAG if datagram.size == len(datagram.header) else 0
         seen.retry_tokens.append(header.token[: len(header.token) - tail])
     else:
+        if header.kind == HANDSHAKE:
+            seen.handshake_versions.add(header.version)
         seen.first_flight[header.scid] += datagram.size
         if header.kind == INITIAL:
             seen.versions.add(header.version)

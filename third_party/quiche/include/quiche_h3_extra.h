@@ -44,6 +44,17 @@ void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn);
 int quiche_h3_config_set_additional_settings(quiche_h3_config *config,
                                              const uint64_t *pairs, size_t n);
 
+// Version 2 of QUIC (RFC 9369).
+#define QUICHE_H3_PROTOCOL_VERSION_2 0x6b3343cf
+
+// The versions that a connection may go on in after it was begun (RFC 9368), the best one first: the server chooses, and
+// prefers its own. A client begins in the version that the configuration was made with, a server's connection in its
+// client's. False, and nothing is changed, when there is one among them that is not known.
+bool quiche_h3_config_set_versions(quiche_config *config, const uint32_t *versions, size_t n);
+
+// The version that is spoken. It changes in the handshake at most.
+uint32_t quiche_h3_conn_version(const quiche_conn *conn);
+
 // Explicit Congestion Notification (RFC 9000 section 13.4). Off by default; what was received is told to the peer in any
 // case. BBR2 heeds no marks of congestion: with it nothing is marked.
 void quiche_h3_config_enable_ecn(quiche_config *config, bool enabled);
@@ -201,6 +212,16 @@ static inline void quiche_h3_conn_revalidate_pmtu(quiche_conn *conn) { (void)con
 static inline void quiche_h3_config_enable_ecn(quiche_config *config, bool enabled) {
     (void)config;
     (void)enabled;
+}
+
+static inline bool quiche_h3_config_set_versions(quiche_config *config, const uint32_t *versions, size_t n) {
+    (void)config;
+    return n == 1 && versions[0] == QUICHE_PROTOCOL_VERSION;
+}
+
+static inline uint32_t quiche_h3_conn_version(const quiche_conn *conn) {
+    (void)conn;
+    return QUICHE_PROTOCOL_VERSION;
 }
 
 static inline void quiche_h3_conn_set_received_ecn(quiche_conn *conn, uint8_t codepoint) {

@@ -80,6 +80,21 @@ pub unsafe extern "C" fn quiche_h3_config_enable_ecn(config: *mut Config, enable
 }
 
 /// # Safety
+/// `config` came from `quiche_config_new()` and is not in use elsewhere during the call; `versions` points to `n`
+/// readable values, of which there is at least one.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_config_set_versions(config: *mut Config, versions: *const u32, n: usize) -> bool {
+    (*config).set_versions(slice::from_raw_parts(versions, n)).is_ok()
+}
+
+/// # Safety
+/// `conn` came from quiche and is not in use elsewhere during the call.
+#[no_mangle]
+pub unsafe extern "C" fn quiche_h3_conn_version(conn: *const Connection) -> u32 {
+    (*conn).version()
+}
+
+/// # Safety
 /// `conn` came from quiche and is not in use elsewhere during the call.
 #[no_mangle]
 pub unsafe extern "C" fn quiche_h3_conn_set_received_ecn(conn: *mut Connection, codepoint: u8) {

@@ -35,4 +35,5 @@ mod send_the_fin;
 mod send_window;
 mod take_the_fin;
 mod transport_parameters;
+mod version_2;
 mod write_into_buffers;

@@ -14,7 +14,11 @@ pub struct Pair {
 
 /// Large limits, no pacing and no grease: one `send()` is one packet with what the test wrote, no more.
 pub fn config() -> Config {
-    let mut config = Config::new(quiche::PROTOCOL_VERSION).unwrap();
+    config_of(quiche::PROTOCOL_VERSION)
+}
+
+pub fn config_of(version: u32) -> Config {
+    let mut config = Config::new(version).unwrap();
     // The certificate that quiche's own examples use. build_quiche.sh says where its sources lie.
     let sources = std::env::var("QUICHE_SOURCES").expect("run by build_quiche.sh --test");
     config.load_cert_chain_from_pem_file(&format!("{sources}/examples/cert.crt")).unwrap();
