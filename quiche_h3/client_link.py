@@ -373,6 +373,12 @@ class Link:
             self._engine.endpoint.mark_dirty(connection)  # its first flight is out: requests may follow it
         if connection is not self.connection:
             return
+        if not self.connected.done() and (reason := connection.close_reason) is not None:
+            # TLS was content, QUIC was not: the transport parameters are looked at last.
+            failure = self._failure(self._why(connection, reason))
+            failure.__cause__ = reason
+            self._fail(failure)
+            return
         if not self._ticket_kept and (ticket := connection.session) is not None:
             self._ticket_kept = True
             self._engine.keep_ticket(self.origin, ticket)

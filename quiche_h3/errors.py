@@ -568,6 +568,7 @@ _QUIC_ERRORS: Final[dict[int, tuple[str, QuicErrorCode | None]]] = {
     -21: ("INVALID_ACK_RANGE", QuicErrorCode.PROTOCOL_VIOLATION),
     -22: ("OPTIMISTIC_ACK_DETECTED", QuicErrorCode.PROTOCOL_VIOLATION),
     -23: ("INVALID_DCID_INITIALIZATION", None),
+    -24: ("VERSION_NEGOTIATION", QuicErrorCode.VERSION_NEGOTIATION_ERROR),
 }
 
 _H3_STREAM_BLOCKED: Final = -13

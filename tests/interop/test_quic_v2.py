@@ -6,15 +6,24 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
-from aioquic.quic.packet import QuicProtocolVersion
+from aioquic.buffer import Buffer
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import (
+    QuicProtocolVersion,
+    QuicVersionInformation,
+    pull_quic_transport_parameters,
+    push_quic_transport_parameters,
+)
 
 import quiche_h3
 from quiche_h3 import Client, ClientConfig, ConnectError, MemoryTickets, Request, Server, ServerConfig
 
 from . import pattern
 from .aioquic_peer import configure, open_client
+from .aioquic_server import serving as server_of_aioquic
 from .certificates import Certificate
 from .programs import AioquicPeer, GoPeer, Peer, started
 
@@ -186,3 +195,37 @@ def test_server_that_has_version_1_alone(
         pytest.raises(ConnectError, match="speaks no version of QUIC"),
     ):
         quiche_h3.connect(process.url, cafile=cafile, config=config)
+
+
+@pytest.mark.parametrize("told", [None, (V1, [V2, V1]), (V2, [])])
+def test_server_that_tells_otherwise(
+    certificate: Certificate, cafile: str, told: tuple[int, list[int]] | None
+) -> None:
+    """RFC 9368 4: what our client is told has to be what is spoken, or the connection ends with 0x11."""
+    true_parameters = QuicConnection._serialize_transport_parameters
+
+    def parameters(connection: QuicConnection) -> bytes:
+        buffer = Buffer(data=true_parameters(connection))
+        parsed = pull_quic_transport_parameters(buffer)
+        parsed.version_information = told and QuicVersionInformation(*told)
+        buffer = Buffer(capacity=1000)
+        push_quic_transport_parameters(buffer, parsed)
+        return buffer.data
+
+    async def run() -> str:
+        async with server_of_aioquic(*map(str, certificate), versions=[V2, V1]) as port:
+            with mock.patch.object(QuicConnection, "_serialize_transport_parameters", parameters):
+                config = ClientConfig(quic_versions=["2", "1"])
+                try:
+                    async with await quiche_h3.aconnect(
+                        f"https://127.0.0.1:{port}", cafile=cafile, config=config
+                    ) as client:
+                        return f"version {client.info.quic_version}"
+                except ConnectError as error:
+                    return str(error)
+
+    outcome = asyncio.run(run())
+    if told == (V2, []):
+        assert outcome == "version 2"
+    else:
+        assert "VERSION_NEGOTIATION_ERROR" in outcome
