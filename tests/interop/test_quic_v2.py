@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import (
     QuicProtocolVersion,
@@ -213,7 +213,8 @@ def test_server_that_tells_otherwise(
         return buffer.data
 
     async def run() -> str:
-        async with server_of_aioquic(*map(str, certificate), versions=[V2, V1]) as port:
+        files = str(certificate.certificate), str(certificate.key)
+        async with server_of_aioquic(*files, versions=[V2, V1]) as port:
             with mock.patch.object(QuicConnection, "_serialize_transport_parameters", parameters):
                 config = ClientConfig(quic_versions=["2", "1"])
                 try:
