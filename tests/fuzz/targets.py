@@ -95,6 +95,8 @@ class Datagrams(ServerTarget):
                 initial(size=1199),
                 initial(version=0x1A2A3A4A),
                 initial(version=0),
+                initial(version=0x6B3343CF),
+                b"\xd3" + initial(version=0x6B3343CF)[1:],
                 initial(dcid=bytes(20), scid=b""),
                 initial(dcid=b""),
                 initial(token=bytes(100)),

@@ -115,6 +115,22 @@ fn change_that_is_lost() {
     assert_speak(&mut pair, V2);
 }
 
+/// Once the handshake is over nobody makes the client read Initial packets again (RFC 9001 4.9.1).
+#[test]
+fn change_that_comes_too_late() {
+    let mut pair = pair(V1, BOTH, &[V1]);
+    let first = flight(&mut pair.client);
+    deliver(first.clone(), &mut pair.server);
+    assert_speak(&mut pair, V1);
+    let mut other = self::pair(V1, BOTH, BOTH).server;
+    deliver(first, &mut other);
+    let before = pair.client.stats().recv;
+    let late = flight(&mut other);
+    assert_eq!(version_of(&late[0]), V2);
+    deliver(late, &mut pair.client);
+    assert_eq!((pair.client.stats().recv, pair.client.version()), (before, V1));
+}
+
 /// The client's packet, and the answer to it that tells it to begin anew.
 fn answered(client: &mut Connection, answer: impl Fn(&quiche::Header, &mut [u8]) -> usize) {
     let mut first = flight(client).remove(0);
