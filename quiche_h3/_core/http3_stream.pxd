@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from quiche_h3._core.http3_state cimport Http3State
+from quiche_h3._core.libc_net cimport ssize_t
 from quiche_h3._core.streams cimport RequestStream
 
 cdef enum:
@@ -25,6 +26,8 @@ cdef class Stream(RequestStream):
     cdef int ask_priority(self, bytes value) except -1
     cdef int apply_priority(self) except -1
     cdef int check_length(self, Py_ssize_t more, bint fin) except -1
+    cdef Py_ssize_t count_taken(self, ssize_t rc, Py_ssize_t n) except -2
+    cdef bint may_write(self, Py_ssize_t size) except -1
     cdef int sent_fin(self) except -1
     cdef int stopped(self, uint64_t code) except -1
     cdef int drop_sending(self) except -1

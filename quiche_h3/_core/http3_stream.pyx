@@ -241,7 +241,14 @@ cdef class Stream(RequestStream):
 
     cdef Py_ssize_t send_body(self, const uint8_t *data, Py_ssize_t n, bint fin) except -2:
         """Bytes taken; -1 when nothing can be taken now. A stopped stream takes everything, and drops it."""
-        cdef ssize_t rc = quiche_h3_send_body(self.http3.h3, self.connection.c.quic, self.id, data, n, fin)
+        cdef Py_ssize_t taken = self.count_taken(
+            quiche_h3_send_body(self.http3.h3, self.connection.c.quic, self.id, data, n, fin), n)
+        if fin and taken == n and self.sending:
+            self.sent_fin()
+        return taken
+
+    cdef Py_ssize_t count_taken(self, ssize_t rc, Py_ssize_t n) except -2:
+        """What `send_body()` returns, by what quiche has returned for `n` bytes."""
         if rc == QUICHE_H3_ERR_DONE or rc == QUICHE_H3_TRANSPORT_ERR_DONE:
             return -1
         if peer_stopped(rc):
@@ -251,18 +258,22 @@ cdef class Stream(RequestStream):
             check_h3(rc)
         self.bytes_sent += rc
         self.http3.counters.n.body_bytes_sent += rc
-        if fin and rc == n:
-            self.sent_fin()
         return rc
+
+    cdef bint may_write(self, Py_ssize_t size) except -1:
+        """Whether nothing waits before a body of so many bytes more. Raises what stands in their way for good."""
+        self.check_open()
+        if self.pending or self.head is not None or not self.head_sent:
+            self.blocked = size > 0
+            return False
+        self.check_length(size, False)
+        return True
 
     def write(self, const uint8_t[::1] data):
         """Gives quiche what it takes of `data` now. Returns the number of bytes, 0 when something waits before them."""
         cdef Py_ssize_t n, sent = 0, size = data.shape[0]
-        self.check_open()
-        if self.pending or self.head is not None or not self.head_sent:
-            self.blocked = size > 0
+        if not self.may_write(size):
             return 0
-        self.check_length(size, False)
         while sent < size:
             n = self.send_body(&data[sent], size - sent, False)
             if n < 0:
@@ -279,29 +290,19 @@ cdef class Stream(RequestStream):
         Raises OSError, and EOFError where the file has ended before.
         """
         cdef file_part part = file_part(fd, offset, 0)
-        cdef Py_ssize_t sent = 0
-        cdef ssize_t rc
-        self.check_open()
-        if self.pending or self.head is not None or not self.head_sent:
-            self.blocked = size > 0
+        cdef Py_ssize_t n, sent = 0
+        if not self.may_write(size):
             return 0
-        self.check_length(size, False)
         while sent < size:
-            rc = quiche_h3_conn_send_body_with(
-                self.http3.h3, self.connection.c.quic, self.id, min(size - sent, FILE_PIECE), read_file, &part)
-            if rc == QUICHE_H3_ERR_DONE or rc == QUICHE_H3_TRANSPORT_ERR_DONE:
+            n = self.count_taken(quiche_h3_conn_send_body_with(
+                self.http3.h3, self.connection.c.quic, self.id, min(size - sent, FILE_PIECE), read_file, &part),
+                size - sent)
+            if n < 0:
                 break
-            if peer_stopped(rc):
-                self.stopped(CANCELLED)  # quiche has forgotten the true code by now
-                return size
-            if rc == 0:
+            if n == 0:
                 raise OSError(part.error, os.strerror(part.error)) if part.error else EOFError()
-            if rc < 0:
-                check_h3(rc)
-            part.offset += rc
-            sent += rc
-            self.bytes_sent += rc
-            self.http3.counters.n.body_bytes_sent += rc
+            part.offset += n
+            sent += n
         self.blocked = sent < size
         if sent:
             self.connection.touch()
