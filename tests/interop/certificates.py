@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import ipaddress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from quiche_h3 import ServerConfig
 
 
 class Certificate(NamedTuple):
@@ -18,6 +20,11 @@ class Certificate(NamedTuple):
 
     certificate: Path
     key: Path
+
+    def server_config(self, **fields: Any) -> ServerConfig:
+        """That of a server of ours with this certificate, at 127.0.0.1 and a free port."""
+        cert, key = str(self.certificate), str(self.key)
+        return ServerConfig(bind_addr="127.0.0.1", bind_port=0, cert_path=cert, key_path=key, **fields)
 
 
 def make_certificate(folder: Path) -> Certificate:

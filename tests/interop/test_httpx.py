@@ -13,7 +13,7 @@ import pytest
 from client_support import silence
 
 import quiche_h3
-from quiche_h3 import AsyncHTTPX3Transport, HTTPX3Transport, Request, Response, Server, ServerConfig
+from quiche_h3 import AsyncHTTPX3Transport, HTTPX3Transport, Request, Response, Server
 
 from . import pattern
 from .certificates import Certificate
@@ -24,14 +24,7 @@ MIB = 1 << 20
 
 def own_server(certificate: Certificate) -> Server:
     """The routes of the peers that are needed here."""
-    server = Server(
-        ServerConfig(
-            cert_path=str(certificate.certificate),
-            key_path=str(certificate.key),
-            bind_addr="127.0.0.1",
-            bind_port=0,
-        )
-    )
+    server = Server(certificate.server_config())
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
     @server.route(methods, "/describe")

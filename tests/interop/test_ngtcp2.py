@@ -18,7 +18,7 @@ import pytest
 from client_support import MIB, eventually, free_port
 
 import quiche_h3
-from quiche_h3 import ClientConfig, ConnectError, Server, ServerConfig
+from quiche_h3 import ClientConfig, ConnectError, Server
 
 from .certificates import Certificate
 
@@ -54,15 +54,7 @@ def ngtcp2_server(files: Path, certificate: Certificate, *options: str) -> Itera
 @contextmanager
 def our_server(files: Path, certificate: Certificate, **options: Any) -> Iterator[Server]:
     """Our server of these files."""
-    server = Server(
-        ServerConfig(
-            bind_addr="127.0.0.1",
-            bind_port=0,
-            cert_path=str(certificate.certificate),
-            key_path=str(certificate.key),
-            **options,
-        )
-    )
+    server = Server(certificate.server_config(**options))
     server.static("/", files)
     with server.running():
         yield server

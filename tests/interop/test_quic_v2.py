@@ -19,7 +19,7 @@ from aioquic.quic.packet import (
 )
 
 import quiche_h3
-from quiche_h3 import Client, ClientConfig, ConnectError, MemoryTickets, Request, Server, ServerConfig
+from quiche_h3 import Client, ClientConfig, ConnectError, MemoryTickets, Request, Server
 
 from . import pattern
 from .aioquic_peer import configure, open_client
@@ -36,15 +36,7 @@ def serving(certificate: Certificate, *versions: str, **fields: Any) -> Iterator
     """Our server with these versions, its own default without any: its URL."""
     if versions:
         fields["quic_versions"] = list(versions)
-    server = Server(
-        ServerConfig(
-            bind_addr="127.0.0.1",
-            bind_port=0,
-            cert_path=str(certificate.certificate),
-            key_path=str(certificate.key),
-            **fields,
-        )
-    )
+    server = Server(certificate.server_config(**fields))
     server.get("/bytes/:size")(lambda req: b"".join(pattern.chunks(int(req.params["size"]))))
 
     @server.post("/upload", blocking=True)
