@@ -55,7 +55,7 @@ static inline bool packet_parse(const uint8_t *p, size_t len, size_t short_dcid_
     if (len < 7)
         return false;
     h->version = (uint32_t)p[1] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 8 | p[4];
-    h->type = (p[0] >> 4) - (h->version == PACKET_VERSION_2) & 3; /* RFC 9369 section 3.2 */
+    h->type = ((p[0] >> 4) - (h->version == PACKET_VERSION_2)) & 3; /* RFC 9369 section 3.2 */
     p += 5;
     h->dcid_len = *p++;
     if ((size_t)(end - p) < h->dcid_len + 1)
